@@ -20,6 +20,12 @@ from common import record, write_safetensors
 
 SEED = 20240201
 BATCH, SEQ, D_MODEL, N_HEADS, HEAD_DIM = 2, 12, 32, 4, 8
+ROWS = "2e-6 relative to the row's largest, plus 1e-6"
+# torch's frequencies are 1 / f32(theta^(i/head_dim)), both roundings to float32. One last bit of a frequency
+# is 2.4e-4 radians at position 4095, so they must match to the bit for cos and sin to match at all.
+ROPE = "inv_freq exact, the rest 1e-6"
+TENSORS = "2e-6 relative to the tensor's largest"
+FAR = torch.tensor([0, 1, 7, 63, 127, 511, 1000, 1023, 2047, 2048, 3333, 4095])
 
 SHAPE = {
     "hidden_size": D_MODEL,
@@ -44,6 +50,8 @@ def main() -> None:
     for family in ("olmo", "olmo2"):
         for theta in (10_000.0, 500_000.0):
             rope(family, theta)
+    rope_angles(10_000.0)
+    rope_angles(500_000.0)
     attention("attention_olmo", "olmo", rope_theta=10_000.0)
     attention("attention_olmo_mha", "olmo", rope_theta=10_000.0, num_key_value_heads=4)
     attention("attention_olmo_clip", "olmo", rope_theta=10_000.0, clip_qkv=0.5)
@@ -112,26 +120,37 @@ def norms() -> None:
 
     leaf = x.clone().requires_grad_()
     layer = olmo.OlmoLayerNorm(D_MODEL)
-    save("layer_norm", {"eps": 1e-5}, {"x": leaf}, {"y": layer(leaf)}, {}, {}, "1e-5 relative to the row's largest")
+    save("layer_norm", {"eps": 1e-5}, {"x": leaf}, {"y": layer(leaf)}, {}, {}, ROWS)
 
     leaf = x.clone().requires_grad_()
     layer = scramble(olmo2.Olmo2RMSNorm(D_MODEL, eps=1e-6), 0.0)
     weights = dict(layer.named_parameters())
-    save("rms_norm", {"eps": 1e-6}, {"x": leaf}, {"y": layer(leaf)}, weights, {}, "1e-5 relative to the row's largest")
+    save("rms_norm", {"eps": 1e-6}, {"x": leaf}, {"y": layer(leaf)}, weights, {}, ROWS)
 
 
 def rope(family: str, theta: float) -> None:
     config, fields = config_of(family, rope_theta=theta)
     module = olmo if family == "olmo" else olmo2
     layer = (olmo.OlmoRotaryEmbedding if family == "olmo" else olmo2.Olmo2RotaryEmbedding)(config)
-    positions = torch.stack([torch.arange(SEQ), torch.tensor([0, 1, 7, 63, 127, 511, 1000, 1023, 2047, 2048, 3333, 4095])])
+    positions = torch.stack([torch.arange(SEQ), FAR])
     q = torch.randn(BATCH, N_HEADS, SEQ, HEAD_DIM).requires_grad_()
     k = torch.randn(BATCH, 2, SEQ, HEAD_DIM).requires_grad_()
     cos, sin = layer(q, positions)
     q_out, k_out = module.apply_rotary_pos_emb(q, k, cos, sin)
     extra = {"positions": positions, "inv_freq": layer.inv_freq, "cos": cos, "sin": sin}
-    # An angle of 4095 radians in float32 is known to 2.4e-4; the angles themselves must match to the bit.
-    save(f"rope_{family}_{int(theta)}", fields, {"q": q, "k": k}, {"q_out": q_out, "k_out": k_out}, {}, extra, "1e-6 where the angles agree, else 5e-4")
+    outputs = {"q_out": q_out, "k_out": k_out}
+    save(f"rope_{family}_{int(theta)}", fields, {"q": q, "k": k}, outputs, {}, extra, ROPE)
+
+
+def rope_angles(theta: float) -> None:
+    """Frequencies, cosines and sines at the released models' head size."""
+    config, fields = config_of("olmo2", rope_theta=theta, hidden_size=256, num_attention_heads=2)
+    layer = olmo2.Olmo2RotaryEmbedding(config)
+    cos, sin = layer(torch.zeros(1), FAR[None])
+    tensors = {"positions": FAR[None], "inv_freq": layer.inv_freq, "cos": cos, "sin": sin}
+    metadata = {"config": json.dumps(fields, sort_keys=True)}
+    path = write_safetensors(f"layers/rope_angles_{int(theta)}.safetensors", tensors, metadata)
+    record(path, __file__, ["torch", "transformers"], None, ROPE)
 
 
 def attention(name: str, family: str, **changes) -> None:
@@ -146,14 +165,14 @@ def attention(name: str, family: str, **changes) -> None:
     if fields.get("clip_qkv"):
         clipped = (layer.q_proj(x).abs() > fields["clip_qkv"]).float().mean()
         assert 0.1 < clipped < 0.8, clipped
-    save(name, fields, {"x": x}, {"y": y}, dict(layer.named_parameters()), {"positions": positions}, "1e-5")
+    save(name, fields, {"x": x}, {"y": y}, dict(layer.named_parameters()), {"positions": positions}, TENSORS)
 
 
 def mlp() -> None:
     config, fields = config_of("olmo2", rope_theta=500_000.0)
     layer = scramble(olmo2.Olmo2MLP(config), 0.15)
     x = hidden(2.0)
-    save("mlp", fields, {"x": x}, {"y": layer(x)}, dict(layer.named_parameters()), {}, "1e-5")
+    save("mlp", fields, {"x": x}, {"y": layer(x)}, dict(layer.named_parameters()), {}, TENSORS)
 
 
 def block(name: str, family: str, **changes) -> None:
@@ -164,7 +183,7 @@ def block(name: str, family: str, **changes) -> None:
     x = hidden()
     positions, mask = positions_and_mask()
     y = layer(x, attention_mask=mask, position_ids=positions, position_embeddings=rotary(x, positions))
-    save(name, fields, {"x": x}, {"y": y}, dict(layer.named_parameters()), {"positions": positions}, "1e-5")
+    save(name, fields, {"x": x}, {"y": y}, dict(layer.named_parameters()), {"positions": positions}, TENSORS)
 
 
 if __name__ == "__main__":
