@@ -1,0 +1,24 @@
+//! A batch of instances on the host.
+
+/// Instances of one rank for one step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// Index in the dataset of each row.
+    pub indices: Vec<u32>,
+    /// Tokens, row after row: `[n_instances, seq_len]`.
+    pub tokens: Vec<u32>,
+    /// Tokens of a row.
+    pub seq_len: usize,
+}
+
+impl Batch {
+    /// Number of rows.
+    pub fn n_instances(&self) -> usize {
+        self.indices.len()
+    }
+
+    /// The rows.
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = &[u32]> + '_ {
+        self.tokens.chunks_exact(self.seq_len)
+    }
+}

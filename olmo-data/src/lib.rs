@@ -1,0 +1,71 @@
+//! Training data for language models: bytes on disk to batches of token ids.
+//!
+//! # Brief overview
+//!
+//! - [`Corpus`] reads documents from JSONL and text files, plain or compressed.
+//! - [`Tokenizer`] turns text into token ids and back; [`BpeTraining`] makes one from a corpus.
+//! - [`Tokenize`] writes the tokens of a corpus as the files that OLMo trains on.
+//! - [`TokenFile`] is one such file, [`TokenDataset`] cuts many of them into instances of a fixed
+//!   length and tells where on disk an instance lies.
+//! - [`DataOrder`] is the order in which a run sees them: exactly that of OLMo's trainer, for which
+//!   [`rng`] repeats NumPy's random numbers bit for bit.
+//! - [`DataLoader`] reads the batches of one rank ahead and resumes from a [`LoaderState`].
+//!
+//! Nothing here depends on a tensor library, so any project can use it.
+//!
+//! # Example: from text to batches
+//!
+//! ```
+//! use std::sync::Arc;
+//! use olmo_data::{
+//!     BadRows, BpeTraining, Corpus, DataLoader, DataLoaderConfig, LoaderState, TokenDataset, Tokenize,
+//! };
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let folder = tempfile::tempdir()?;
+//! let documents = folder.path().join("documents.jsonl");
+//! std::fs::write(&documents, r#"{"id": "a", "text": "The quick brown fox jumps over the lazy dog."}"#)?;
+//! let corpus = Corpus::new([documents], BadRows::Error)?;
+//!
+//! let texts = corpus.documents().map(|document| document.map(|document| document.text));
+//! let tokenizer = BpeTraining::new(300).train(texts)?;
+//!
+//! let tokens = folder.path().join("tokens");
+//! let report = Tokenize::new(&tokenizer)?.run(&corpus, &tokens)?;
+//! assert_eq!(report.n_documents, 1);
+//!
+//! let dataset = Arc::new(TokenDataset::open(&report.files, report.dtype, 8)?);
+//! let mut loader = DataLoader::new(dataset, DataLoaderConfig::default(), LoaderState::default())?;
+//! assert_eq!(loader.next_batch()?.tokens.len(), 8);
+//! # Ok(())
+//! # }
+//! ```
+
+mod atomic_file;
+pub mod batch;
+pub mod dataset;
+mod document_file;
+pub mod documents;
+pub mod error;
+pub mod loader;
+mod prefetch;
+pub mod rng;
+pub mod sampler;
+pub mod token_file;
+pub mod token_stream;
+mod token_writer;
+pub mod tokenize;
+pub mod tokenizer;
+pub mod train_tokenizer;
+
+pub use batch::Batch;
+pub use dataset::{Instance, InstanceLocation, TokenDataset};
+pub use documents::{BadRows, Corpus, Document, Documents};
+pub use error::{Error, Result};
+pub use loader::{DataLoader, DataLoaderConfig, LoaderState};
+pub use sampler::{DataOrder, DataOrderConfig, Tail};
+pub use token_file::{TokenDtype, TokenFile};
+pub use token_stream::TokenStream;
+pub use tokenize::{Progress, Tokenize, TokenizeReport};
+pub use tokenizer::{SpecialTokens, Tokenizer};
+pub use train_tokenizer::BpeTraining;

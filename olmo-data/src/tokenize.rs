@@ -1,0 +1,235 @@
+//! A corpus to token files: Dolma's `tokens` step.
+//!
+//! For each document, in the order of the files: the text without white space at its ends (a
+//! document without any text is left out), its tokens, and the end-of-text token unless the last
+//! token is that already. The output is what OLMo and OLMo-core train on:
+//!
+//! - `part-0-00000.npy`: the tokens of all documents, raw, see [`token_file`](crate::token_file);
+//! - `part-0-00000.csv.gz`: a line a document without a heading, `start,end,id,src,loc`: first token
+//!   and end (exclusive) in that file, the document's id, its file and its line there.
+//!
+//! With one process, `--ring-size 1` and a local shuffle of 1, Dolma 1.2.1 writes the same bytes for
+//! the same order of files. Differences: nothing is shuffled here, since the trainer shuffles
+//! instances; `uint16` or `uint32` is chosen by the vocabulary; a document without an id gets an
+//! empty one, where Dolma skips it; output appears all at once at the end.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::documents::{Corpus, Document};
+use crate::token_file::TokenDtype;
+use crate::token_writer::PartWriter;
+use crate::tokenizer::Tokenizer;
+use crate::{Error, Result};
+
+/// Documents and bytes of text that are encoded at a time.
+const CHUNK_DOCUMENTS: usize = 4096;
+const CHUNK_BYTES: usize = 1 << 24;
+
+/// Tokens that a file ends before, as in Dolma.
+const MAX_TOKENS_PER_FILE: u64 = 1 << 30;
+
+/// Settings for tokenizing a corpus.
+#[derive(Debug, Clone)]
+pub struct Tokenize {
+    tokenizer: Tokenizer,
+    eos_id: u32,
+    dtype: TokenDtype,
+    max_tokens_per_file: u64,
+}
+
+/// How far tokenizing has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// Documents written.
+    pub n_documents: u64,
+    /// Tokens written.
+    pub n_tokens: u64,
+    /// Bytes of the input files read, as they are on disk.
+    pub n_bytes_read: u64,
+    /// Bytes of all input files.
+    pub n_bytes: u64,
+    /// Input files read to their end.
+    pub n_files_done: usize,
+    /// Input files.
+    pub n_files: usize,
+}
+
+/// What was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TokenizeReport {
+    /// Documents written.
+    pub n_documents: u64,
+    /// Documents left out because they have no text.
+    pub n_empty_documents: u64,
+    /// Lines left out because they are no documents; see [`BadRows`](crate::BadRows).
+    pub n_bad_rows: u64,
+    /// Tokens written, end-of-text tokens included.
+    pub n_tokens: u64,
+    /// Bytes of text that they stand for.
+    pub n_text_bytes: u64,
+    /// Type of the tokens on disk.
+    pub dtype: TokenDtype,
+    /// The token files, in order; each has its `.csv.gz` beside it.
+    pub files: Vec<PathBuf>,
+}
+
+impl Tokenize {
+    /// Tokenizing with a tokenizer that has an [`END_OF_TEXT`](crate::tokenizer::END_OF_TEXT) token.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownToken`] where it has not.
+    pub fn new(tokenizer: &Tokenizer) -> Result<Self> {
+        Self::with_eos_id(tokenizer, tokenizer.eos_id()?)
+    }
+
+    /// Tokenizing with another token after each document.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownTokenId`] where the tokenizer has no such token.
+    pub fn with_eos_id(tokenizer: &Tokenizer, eos_id: u32) -> Result<Self> {
+        tokenizer.check_id(eos_id)?;
+        let dtype = smallest_dtype(tokenizer);
+        let max_tokens_per_file = MAX_TOKENS_PER_FILE;
+        Ok(Self { tokenizer: tokenizer.clone(), eos_id, dtype, max_tokens_per_file })
+    }
+
+    /// Sets the type of the tokens on disk, which is else chosen by the vocabulary.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DtypeTooSmall`] where some token does not fit it.
+    pub fn with_dtype(mut self, dtype: TokenDtype) -> Result<Self> {
+        let max_id = self.tokenizer.max_id();
+        if max_id > dtype.max_token() {
+            let fits = smallest_dtype(&self.tokenizer).name();
+            return Err(Error::DtypeTooSmall { max_id, dtype: dtype.name(), fits });
+        }
+        self.dtype = dtype;
+        Ok(self)
+    }
+
+    /// Sets the number of tokens that a file stays below. A document is never split: a longer one
+    /// gets a file of its own.
+    pub fn with_max_tokens_per_file(mut self, max_tokens_per_file: u64) -> Self {
+        self.max_tokens_per_file = max_tokens_per_file;
+        self
+    }
+
+    /// The type of the tokens on disk.
+    pub fn dtype(&self) -> TokenDtype {
+        self.dtype
+    }
+
+    /// Writes the tokens of a corpus into a folder, which is made if need be.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutputExists`] where the folder holds token files, [`Error::EmptyCorpus`] where no
+    /// document has text, and those of reading and writing. Nothing is left behind after an error.
+    pub fn run(&self, corpus: &Corpus, folder: impl AsRef<Path>) -> Result<TokenizeReport> {
+        self.run_with(corpus, folder, &mut |_| ControlFlow::Continue(()))
+    }
+
+    /// The same, telling the progress every few thousand documents. The callback can stop the work.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Tokenize::run`]; [`Error::Cancelled`] where the callback breaks.
+    pub fn run_with(
+        &self,
+        corpus: &Corpus,
+        folder: impl AsRef<Path>,
+        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<TokenizeReport> {
+        let folder = folder.as_ref();
+        prepare(folder)?;
+        let mut writer = PartWriter::new(folder, self.dtype, self.max_tokens_per_file);
+        let mut n_empty_documents = 0;
+        let mut n_text_bytes = 0;
+        let mut documents = corpus.documents();
+        loop {
+            let chunk = next_chunk(&mut documents, &mut n_empty_documents)?;
+            if chunk.is_empty() {
+                break;
+            }
+            let texts: Vec<&str> = chunk.iter().map(|document| trimmed(&document.text)).collect();
+            n_text_bytes += texts.iter().map(|text| text.len() as u64).sum::<u64>();
+            for (document, mut tokens) in chunk.iter().zip(self.tokenizer.encode_batch(&texts)?) {
+                if tokens.last() != Some(&self.eos_id) {
+                    tokens.push(self.eos_id);
+                }
+                writer.write(document, &tokens)?;
+            }
+            let now = Progress {
+                n_documents: writer.n_documents(),
+                n_tokens: writer.n_tokens(),
+                n_bytes_read: documents.n_bytes_read(),
+                n_bytes: corpus.n_bytes(),
+                n_files_done: documents.n_files_done(),
+                n_files: corpus.paths().len(),
+            };
+            if progress(now).is_break() {
+                return Err(Error::Cancelled);
+            }
+        }
+        let (n_documents, n_tokens) = (writer.n_documents(), writer.n_tokens());
+        if n_documents == 0 {
+            return Err(Error::EmptyCorpus { n_documents: n_empty_documents });
+        }
+        Ok(TokenizeReport {
+            n_documents,
+            n_empty_documents,
+            n_bad_rows: documents.n_bad_rows(),
+            n_tokens,
+            n_text_bytes,
+            dtype: self.dtype,
+            files: writer.finish()?,
+        })
+    }
+}
+
+fn smallest_dtype(tokenizer: &Tokenizer) -> TokenDtype {
+    TokenDtype::for_vocab_size(tokenizer.max_id() as usize + 1)
+}
+
+/// Makes the folder and refuses one whose older parts would be taken for new ones.
+fn prepare(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
+        let path = entry.map_err(Error::io(folder))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("part-") && (name.ends_with(".npy") || name.ends_with(".csv.gz")) {
+            return Err(Error::OutputExists { path });
+        }
+    }
+    Ok(())
+}
+
+/// The next documents that have text; none at the end of the corpus.
+fn next_chunk(
+    documents: &mut impl Iterator<Item = Result<Document>>,
+    n_empty: &mut u64,
+) -> Result<Vec<Document>> {
+    let mut chunk = Vec::new();
+    let mut n_bytes = 0;
+    while chunk.len() < CHUNK_DOCUMENTS && n_bytes < CHUNK_BYTES {
+        let Some(document) = documents.next().transpose()? else { break };
+        if trimmed(&document.text).is_empty() {
+            *n_empty += 1;
+            continue;
+        }
+        n_bytes += document.text.len();
+        chunk.push(document);
+    }
+    Ok(chunk)
+}
+
+/// Python's `str.strip`, which takes four control characters for white space that Rust does not.
+fn trimmed(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c))
+}
