@@ -11,12 +11,13 @@
 //! ```
 //!
 //! Scalars are computed in f64, as Python does, and rounded to f32 once. Every multiplication and
-//! addition is rounded by itself, so that a step gives the same bits on every CPU; torch's kernels
-//! fuse some of them where the machine can, which differs from ours in the last bit.
+//! addition is rounded by itself, so that the result does not depend on the CPU's vector
+//! instructions; torch's kernels fuse some of them where the machine can, which differs from ours in
+//! the last bit.
 //!
 //! There are two implementations with the same result to the bit: burn's tensor operations, for any
-//! device, and one pass in place over the buffers, for the flex CPU device. `selective_updates`
-//! and `amsgrad` of the reference, which no OLMo run uses, are not implemented.
+//! device, and one pass in place over the buffers, for the flex CPU device. The
+//! reference's `selective_updates` and `amsgrad` are not implemented.
 
 mod composed;
 #[cfg(feature = "flex")]
