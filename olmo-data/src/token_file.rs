@@ -247,6 +247,7 @@ fn fill<const N: usize>(tokens: &mut [u32], bytes: &[u8], decode: impl Fn([u8; N
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn file(bytes: &[u8], dtype: TokenDtype) -> Result<TokenFile> {
         let folder = tempfile::tempdir().unwrap();
@@ -309,6 +310,40 @@ mod tests {
         assert_eq!((tokens.len(), tokens.is_empty()), (0, true));
         assert!(tokens.read(0..0).unwrap().is_empty());
     }
+
+    proptest! {
+           #[test]
+           fn any_bytes_are_tokens_or_an_error(
+               bytes in prop::collection::vec(any::<u8>(), 0..40),
+               dtype in prop::sample::select(vec![
+                   TokenDtype::Uint8, TokenDtype::Uint16, TokenDtype::Uint32, TokenDtype::Uint64,
+               ]),
+               start in any::<usize>(),
+               end in 0usize..50,
+           ) {
+               match file(&bytes, dtype) {
+                   Err(_) => prop_assert_ne!(bytes.len() % dtype.item_bytes(), 0),
+                   Ok(tokens) => {
+                       prop_assert_eq!(tokens.len() * dtype.item_bytes(), bytes.len());
+                       let start = start % 50;
+                       match tokens.read(start..end) {
+                           Ok(read) => {
+                               let mut written = Vec::new();
+                               for &token in &read {
+    dtype.encode(token, &mut written);
+    }
+                               let item = dtype.item_bytes();
+                               prop_assert_eq!(written, &bytes[start * item..end * item]);
+                           }
+                           Err(Error::TokenOutOfRange { .. }) => {
+                               prop_assert_eq!(dtype, TokenDtype::Uint64);
+                           }
+                           Err(_) => prop_assert!(start > end || end > tokens.len()),
+                       }
+                   }
+               }
+           }
+       }
 
     #[test]
     fn names_are_numpys() {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use olmo_data::{BadRows, Corpus, Document, Error, Result};
+use proptest::prelude::*;
 
 const ROWS: &str = concat!(
     r#"{"id": "a", "text": "first", "source": "s", "added": 1}"#,
@@ -125,4 +126,45 @@ fn files_are_checked_before_the_first_is_read() {
     }
     let missing = Corpus::new([good, folder.path().join("b.jsonl")], BadRows::Error);
     assert!(missing.expect_err("fails").to_string().contains("b.jsonl: "));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn any_text_is_read_as_it_was_written(texts in prop::collection::vec(any::<String>(), 1..6)) {
+        let folder = tempfile::tempdir().expect("works");
+        let mut bytes = Vec::new();
+        for text in &texts {
+            serde_json::to_writer(&mut bytes, &serde_json::json!({ "text": text })).expect("works");
+            bytes.push(b'\n');
+        }
+        let path = write(folder.path(), "a.jsonl.zst", &zstd::encode_all(&*bytes, 1).expect("works"));
+        let documents = read(&[path], BadRows::Error).expect("works");
+        let found: Vec<String> = documents.into_iter().map(|document| document.text).collect();
+        prop_assert_eq!(found, texts);
+    }
+
+    #[test]
+    fn every_line_is_a_document_or_counted_or_blank(
+        lines in prop::collection::vec(
+            prop_oneof![
+                Just(br#"{"text": "t"}"#.to_vec()),
+                Just(b" ".to_vec()),
+                prop::collection::vec(any::<u8>().prop_filter("no newline", |&b| b != b'\n'), 0..20),
+            ],
+            1..12,
+        ),
+    ) {
+        let folder = tempfile::tempdir().expect("works");
+        let path = write(folder.path(), "a.jsonl", &lines.join(&b'\n'));
+        let corpus = Corpus::new([path], BadRows::Count).expect("works");
+        let mut documents = corpus.documents();
+        let n_documents = documents.by_ref().filter(|document| document.is_ok()).count();
+        let blank = |line: &&Vec<u8>| line.iter().all(u8::is_ascii_whitespace);
+        let n_blank = lines.iter().filter(blank).count();
+        prop_assert_eq!(n_documents + documents.n_bad_rows() as usize + n_blank, lines.len());
+        let n_good = lines.iter().filter(|line| line.starts_with(b"{\"text")).count();
+        prop_assert!(n_documents >= n_good);
+    }
 }
