@@ -1,0 +1,82 @@
+//! Causal self-attention with grouped heads, rotary positions and optional q/k norm.
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+
+use crate::cache::LayerCache;
+use crate::kernels::{self, AttentionSpan};
+use crate::linear::Linear;
+use crate::norm::Norm;
+use crate::rope::Positions;
+
+/// Self-attention of one block.
+///
+/// `w_out(attention(rope(q_norm(clip(w_q x))), rope(k_norm(clip(w_k x))), clip(w_v x)))`
+#[derive(Module, Debug)]
+pub struct Attention {
+    /// Query projection, `[n_heads * head_dim, d_model]`.
+    pub w_q: Linear,
+    /// Key projection, `[n_kv_heads * head_dim, d_model]`.
+    pub w_k: Linear,
+    /// Value projection, `[n_kv_heads * head_dim, d_model]`.
+    pub w_v: Linear,
+    /// Output projection, `[d_model, n_heads * head_dim]`.
+    pub w_out: Linear,
+    /// Norm over the whole query projection.
+    pub q_norm: Option<Norm>,
+    /// Norm over the whole key projection.
+    pub k_norm: Option<Norm>,
+    #[module(skip)]
+    pub(crate) shape: AttentionShape,
+}
+
+/// What the weights do not say.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AttentionShape {
+    pub(crate) n_heads: usize,
+    pub(crate) n_kv_heads: usize,
+    pub(crate) clip_qkv: Option<f64>,
+    pub(crate) window: Option<usize>,
+}
+
+impl Attention {
+    /// Attends from each token of `x` to itself, to those before it, and to those in `cache`,
+    /// which then holds `x`'s keys and values too.
+    ///
+    /// # Shapes
+    ///
+    /// - input and output: `[batch, seq, d_model]`
+    pub fn forward(
+        &self,
+        x: Tensor<3>,
+        positions: &Positions,
+        cache: Option<&mut LayerCache>,
+    ) -> Tensor<3> {
+        let AttentionShape { n_heads, n_kv_heads, clip_qkv, window } = self.shape;
+        let clip = |x: Tensor<3>| match clip_qkv {
+            Some(limit) => x.clamp(-limit, limit),
+            None => x,
+        };
+        let normed = |norm: &Option<Norm>, x| match norm {
+            Some(norm) => norm.forward(x),
+            None => x,
+        };
+        let q = normed(&self.q_norm, clip(self.w_q.forward(x.clone())));
+        let k = normed(&self.k_norm, clip(self.w_k.forward(x.clone())));
+        let v = clip(self.w_v.forward(x));
+
+        let rope = positions.tables(window);
+        let q = kernels::rotary(q, rope.cos.clone(), rope.sin.clone(), n_heads);
+        let k = kernels::rotary(k, rope.cos.clone(), rope.sin.clone(), n_kv_heads);
+        let [batch, seq, d_kv] = v.dims();
+        let v = v.reshape([batch, seq, n_kv_heads, d_kv / n_kv_heads]).swap_dims(1, 2);
+
+        let (k, v) = match cache {
+            Some(cache) => cache.append(k, v),
+            None => (k, v),
+        };
+        let [_, _, _, head_dim] = q.dims();
+        let y = kernels::attention(q, k, v, AttentionSpan { window });
+        self.w_out.forward(y.swap_dims(1, 2).reshape([batch, seq, n_heads * head_dim]))
+    }
+}

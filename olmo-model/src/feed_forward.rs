@@ -1,0 +1,31 @@
+//! The SwiGLU feed-forward layer.
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+
+use crate::kernels;
+use crate::linear::Linear;
+
+/// `w2(silu(w1 x) * w3 x)`.
+#[derive(Module, Debug)]
+pub struct FeedForward {
+    /// Gate projection, `[hidden_size, d_model]`.
+    pub w1: Linear,
+    /// Down projection, `[d_model, hidden_size]`.
+    pub w2: Linear,
+    /// Up projection, `[hidden_size, d_model]`.
+    pub w3: Linear,
+}
+
+impl FeedForward {
+    /// Applies the layer to each token.
+    ///
+    /// # Shapes
+    ///
+    /// - input and output: `[batch, seq, d_model]`
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let gate = self.w1.forward(x.clone());
+        let up = self.w3.forward(x);
+        self.w2.forward(kernels::swiglu(gate, up))
+    }
+}

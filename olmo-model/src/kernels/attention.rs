@@ -1,0 +1,256 @@
+//! Causal attention whose memory grows with one chunk of queries, not with their number.
+//!
+//! `softmax(q kᵀ / sqrt(head_dim)) v` is computed for [`CHUNK`] queries at a time against the keys
+//! they can see, and computed again in the backward pass; only `q`, `k` and `v` are kept. Query
+//! heads that share a key head are stacked as rows of one matrix, so keys and values are never
+//! repeated, and their gradients come out already summed.
+//!
+//! Casts follow the eager path of `transformers`: scores in the dtype of `q`, softmax in f32,
+//! probabilities back in the dtype of `v`.
+
+use std::ops::Range;
+
+use burn::backend::tensor::{BoolTensor, FloatTensor};
+use burn::backend::{Backend, TensorMetadata};
+use burn::tensor::{BoolDType, FloatDType, IntDType, Shape, Slice};
+
+use super::Kernels;
+
+/// Queries handled at once; a chunk's scores are `[batch, n_heads, CHUNK, keys]`.
+const CHUNK: usize = 128;
+
+/// Which keys the queries of a call see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct AttentionSpan {
+    /// Keys a query sees, itself included; `None` is all before it.
+    pub(crate) window: Option<usize>,
+}
+
+/// The rows and columns of one chunk's scores, in positions.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct AttentionRows {
+    /// Position of the chunk's first query.
+    pub(crate) first_query: usize,
+    /// Queries of the chunk; the score rows are this many for each query head of a group.
+    pub(crate) n_queries: usize,
+    /// Position of the first key column.
+    pub(crate) first_key: usize,
+    /// Keys a query sees, itself included.
+    pub(crate) window: usize,
+    /// `1 / sqrt(head_dim)`.
+    pub(crate) scale: f64,
+}
+
+impl AttentionRows {
+    /// The key columns that score row `row` sees, `n_keys` being there.
+    pub(crate) fn visible(&self, row: usize, n_keys: usize) -> Range<usize> {
+        let query = self.first_query + row % self.n_queries;
+        let end = (query + 1).saturating_sub(self.first_key).min(n_keys);
+        let start = (query + 1).saturating_sub(self.window).saturating_sub(self.first_key).min(end);
+        start..end
+    }
+}
+
+/// Sizes of one call.
+struct Dims {
+    batch: usize,
+    n_kv_heads: usize,
+    group: usize,
+    seq_q: usize,
+    seq_kv: usize,
+    head_dim: usize,
+    window: usize,
+}
+
+/// One chunk of queries and the keys it sees.
+struct Chunk {
+    queries: Range<usize>,
+    keys: Range<usize>,
+    rows: AttentionRows,
+}
+
+pub(super) fn forward<B: Kernels>(
+    q: FloatTensor<B>,
+    k: FloatTensor<B>,
+    v: FloatTensor<B>,
+    span: AttentionSpan,
+) -> FloatTensor<B> {
+    let dims = Dims::new::<B>(&q, &k, span);
+    let dtype = v.dtype();
+    let q = dims.grouped::<B>(q);
+    let mut outputs = Vec::new();
+    for chunk in dims.chunks() {
+        let q = dims.query_rows::<B>(q.clone(), &chunk);
+        let k = dims.keys::<B>(k.clone(), &chunk);
+        let v = dims.keys::<B>(v.clone(), &chunk);
+        let scores = B::float_matmul(q, B::float_transpose(k));
+        let p = B::olmo_masked_softmax(scores, chunk.rows);
+        let p = B::float_cast(p, dtype.into());
+        outputs.push(dims.ungrouped::<B>(B::float_matmul(p, v), &chunk));
+    }
+    concatenated::<B>(outputs)
+}
+
+/// Gradients by `q`, `k` and `v`.
+pub(super) fn backward<B: Kernels>(
+    q: FloatTensor<B>,
+    k: FloatTensor<B>,
+    v: FloatTensor<B>,
+    grad: FloatTensor<B>,
+    span: AttentionSpan,
+) -> [FloatTensor<B>; 3] {
+    let dims = Dims::new::<B>(&q, &k, span);
+    let (device, dtype) = (q.device(), q.dtype());
+    let zeros = || B::float_zeros(k.shape(), &device, dtype.into());
+    let (mut dk_sum, mut dv_sum) = (zeros(), zeros());
+    let mut dq_chunks = Vec::new();
+    let (q, grad) = (dims.grouped::<B>(q), dims.grouped::<B>(grad));
+    for chunk in dims.chunks() {
+        let q = dims.query_rows::<B>(q.clone(), &chunk);
+        let grad = dims.query_rows::<B>(grad.clone(), &chunk);
+        let k = dims.keys::<B>(k.clone(), &chunk);
+        let v = dims.keys::<B>(v.clone(), &chunk);
+        let scores = B::float_matmul(q.clone(), B::float_transpose(k.clone()));
+        let p = B::olmo_masked_softmax(scores, chunk.rows);
+        let p_low = B::float_cast(p.clone(), dtype.into());
+        let dv = B::float_matmul(B::float_transpose(p_low), grad.clone());
+        let dp = B::float_matmul(grad, B::float_transpose(v));
+        let ds = B::olmo_masked_softmax_backward(p, dp, chunk.rows.scale);
+        let ds = B::float_cast(ds, dtype.into());
+        let dk = B::float_matmul(B::float_transpose(ds.clone()), q);
+        dq_chunks.push(dims.ungrouped::<B>(B::float_matmul(ds, k), &chunk));
+        dk_sum = add_at::<B>(dk_sum, dk, &chunk.keys);
+        dv_sum = add_at::<B>(dv_sum, dv, &chunk.keys);
+    }
+    [concatenated::<B>(dq_chunks), dk_sum, dv_sum]
+}
+
+/// `softmax(scale * scores)` in f32 over the keys that each row sees, zero elsewhere.
+pub(super) fn masked_softmax<B: Backend>(
+    scores: FloatTensor<B>,
+    rows: AttentionRows,
+) -> FloatTensor<B> {
+    let shape = scores.shape();
+    let hidden = hidden_keys::<B>(&scores, &shape, rows);
+    let scores = B::float_cast(scores, FloatDType::F32);
+    let scores = B::float_mul_scalar(scores, rows.scale.into());
+    let scores = B::float_mask_fill(scores, B::bool_expand(hidden, shape), f32::MIN.into());
+    let max = B::float_max_dim(scores.clone(), 3);
+    let exp = B::float_exp(B::float_sub(scores, max));
+    let sum = B::float_sum_dim(exp.clone(), 3);
+    B::float_div(exp, sum)
+}
+
+pub(super) fn masked_softmax_backward<B: Backend>(
+    probabilities: FloatTensor<B>,
+    grad: FloatTensor<B>,
+    scale: f64,
+) -> FloatTensor<B> {
+    let grad = B::float_cast(grad, FloatDType::F32);
+    let inner = B::float_sum_dim(B::float_mul(probabilities.clone(), grad.clone()), 3);
+    let ds = B::float_mul(probabilities, B::float_sub(grad, inner));
+    B::float_mul_scalar(ds, scale.into())
+}
+
+/// True where a query does not see a key, `[1, 1, rows, keys]`.
+fn hidden_keys<B: Backend>(
+    like: &FloatTensor<B>,
+    shape: &Shape,
+    rows: AttentionRows,
+) -> BoolTensor<B> {
+    let device = like.device();
+    let (n_rows, n_keys) = (shape[2], shape[3]);
+    let mut hidden = Vec::with_capacity(n_rows * n_keys);
+    for row in 0..n_rows {
+        let visible = rows.visible(row, n_keys);
+        hidden.extend((0..n_keys).map(|key| i32::from(!visible.contains(&key))));
+    }
+    let data = burn::tensor::TensorData::new(hidden, [1, 1, n_rows, n_keys]);
+    let hidden = B::int_cast(B::int_from_data(data, &device), IntDType::I32);
+    B::int_not_equal_elem(hidden, 0.into(), BoolDType::Native)
+}
+
+impl Dims {
+    fn new<B: Backend>(q: &FloatTensor<B>, k: &FloatTensor<B>, span: AttentionSpan) -> Self {
+        let (q, k) = (q.shape(), k.shape());
+        assert!(q[1] % k[1] == 0 && q[2] <= k[2], "attention of {q:?} over {k:?}");
+        Self {
+            batch: q[0],
+            n_kv_heads: k[1],
+            group: q[1] / k[1],
+            seq_q: q[2],
+            seq_kv: k[2],
+            head_dim: q[3],
+            window: span.window.unwrap_or(usize::MAX),
+        }
+    }
+
+    fn chunks(&self) -> impl Iterator<Item = Chunk> + '_ {
+        let offset = self.seq_kv - self.seq_q;
+        (0..self.seq_q).step_by(CHUNK).map(move |start| {
+            let queries = start..(start + CHUNK).min(self.seq_q);
+            let first_query = offset + start;
+            let first_key = (first_query + 1).saturating_sub(self.window);
+            let rows = AttentionRows {
+                first_query,
+                n_queries: queries.len(),
+                first_key,
+                window: self.window,
+                scale: 1.0 / (self.head_dim as f64).sqrt(),
+            };
+            Chunk { keys: first_key..offset + queries.end, queries, rows }
+        })
+    }
+
+    /// `[batch, n_heads, seq, head_dim]` as `[batch, n_kv_heads, group, seq, head_dim]`.
+    fn grouped<B: Backend>(&self, x: FloatTensor<B>) -> FloatTensor<B> {
+        let shape = [self.batch, self.n_kv_heads, self.group, self.seq_q, self.head_dim];
+        B::float_reshape(x, Shape::new(shape))
+    }
+
+    /// The chunk's queries with the group's heads stacked: `[batch, n_kv_heads, group * n, head_dim]`.
+    fn query_rows<B: Backend>(&self, x: FloatTensor<B>, chunk: &Chunk) -> FloatTensor<B> {
+        let x = narrow::<B>(x, 3, &chunk.queries);
+        let rows = self.group * chunk.queries.len();
+        B::float_reshape(x, Shape::new([self.batch, self.n_kv_heads, rows, self.head_dim]))
+    }
+
+    /// The chunk's keys or values, `[batch, n_kv_heads, n, head_dim]`.
+    fn keys<B: Backend>(&self, x: FloatTensor<B>, chunk: &Chunk) -> FloatTensor<B> {
+        if chunk.keys.len() == self.seq_kv { x } else { narrow::<B>(x, 2, &chunk.keys) }
+    }
+
+    /// Undoes the stacking: `[batch, n_heads, n, head_dim]`.
+    fn ungrouped<B: Backend>(&self, x: FloatTensor<B>, chunk: &Chunk) -> FloatTensor<B> {
+        let shape = [self.batch, self.n_kv_heads * self.group, chunk.queries.len(), self.head_dim];
+        B::float_reshape(x, Shape::new(shape))
+    }
+}
+
+/// Adds `part` to the keys `range` of `sum`.
+fn add_at<B: Backend>(
+    sum: FloatTensor<B>,
+    part: FloatTensor<B>,
+    range: &Range<usize>,
+) -> FloatTensor<B> {
+    if sum.shape() == part.shape() {
+        return B::float_add(sum, part);
+    }
+    let slices = slices(&sum.shape(), 2, range);
+    let part = B::float_add(B::float_slice(sum.clone(), &slices), part);
+    B::float_slice_assign(sum, &slices, part)
+}
+
+fn narrow<B: Backend>(x: FloatTensor<B>, dim: usize, range: &Range<usize>) -> FloatTensor<B> {
+    let slices = slices(&x.shape(), dim, range);
+    B::float_slice(x, &slices)
+}
+
+fn slices(shape: &Shape, dim: usize, range: &Range<usize>) -> Vec<Slice> {
+    let part = |at: usize| if at == dim { range.clone() } else { 0..shape[at] };
+    (0..shape.num_dims()).map(|at| Slice::from(part(at))).collect()
+}
+
+fn concatenated<B: Backend>(mut chunks: Vec<FloatTensor<B>>) -> FloatTensor<B> {
+    if chunks.len() == 1 { chunks.remove(0) } else { B::float_cat(chunks, 2) }
+}

@@ -1,0 +1,270 @@
+//! Backward passes of the kernels: what each keeps, and what it makes of an upstream gradient.
+
+use burn::backend::Autodiff;
+use burn::backend::TensorMetadata;
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::tensor::{Shape, Slice};
+
+use super::{AttentionRows, AttentionSpan, Kernels, attention, cross_entropy, linear};
+
+impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
+    fn olmo_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        let (x_tracked, weight_tracked) = (x.is_tracked(), weight.is_tracked());
+        let prepared = Linear.prepare::<C>([x.node(), weight.node()]).compute_bound().stateful();
+        let (x, weight) = (x.into_primitive(), weight.into_primitive());
+        match prepared {
+            OpsKind::Tracked(prepared) => {
+                // Each is only needed for the gradient of the other.
+                let state = (weight_tracked.then(|| x.clone()), x_tracked.then(|| weight.clone()));
+                prepared.finish(state, B::olmo_linear(x, weight))
+            }
+            OpsKind::UnTracked(prepared) => prepared.finish(B::olmo_linear(x, weight)),
+        }
+    }
+
+    fn olmo_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        span: AttentionSpan,
+    ) -> FloatTensor<Self> {
+        let nodes = [q.node(), k.node(), v.node()];
+        let prepared = Attention.prepare::<C>(nodes).compute_bound().stateful();
+        let (q, k, v) = (q.into_primitive(), k.into_primitive(), v.into_primitive());
+        match prepared {
+            OpsKind::Tracked(prepared) => {
+                let state = (q.clone(), k.clone(), v.clone(), span);
+                prepared.finish(state, B::olmo_attention(q, k, v, span))
+            }
+            OpsKind::UnTracked(prepared) => prepared.finish(B::olmo_attention(q, k, v, span)),
+        }
+    }
+
+    fn olmo_rotary(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        n_heads: usize,
+    ) -> FloatTensor<Self> {
+        let prepared = Rotary.prepare::<C>([x.node()]).compute_bound().stateful();
+        let (x, cos, sin) = (x.into_primitive(), cos.into_primitive(), sin.into_primitive());
+        match prepared {
+            OpsKind::Tracked(prepared) => {
+                let state = (cos.clone(), sin.clone());
+                prepared.finish(state, B::olmo_rotary(x, cos, sin, n_heads))
+            }
+            OpsKind::UnTracked(prepared) => prepared.finish(B::olmo_rotary(x, cos, sin, n_heads)),
+        }
+    }
+
+    fn olmo_layer_norm(x: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
+        let prepared = LayerNorm.prepare::<C>([x.node()]).compute_bound().stateful();
+        let x = x.into_primitive();
+        match prepared {
+            OpsKind::Tracked(prepared) => {
+                prepared.finish((x.clone(), eps), B::olmo_layer_norm(x, eps))
+            }
+            OpsKind::UnTracked(prepared) => prepared.finish(B::olmo_layer_norm(x, eps)),
+        }
+    }
+
+    fn olmo_rms_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f64,
+        cast_first: bool,
+    ) -> FloatTensor<Self> {
+        let prepared = RmsNorm.prepare::<C>([x.node(), weight.node()]).compute_bound().stateful();
+        let (x, weight) = (x.into_primitive(), weight.into_primitive());
+        match prepared {
+            OpsKind::Tracked(prepared) => {
+                let state = (x.clone(), weight.clone(), eps);
+                prepared.finish(state, B::olmo_rms_norm(x, weight, eps, cast_first))
+            }
+            OpsKind::UnTracked(prepared) => {
+                prepared.finish(B::olmo_rms_norm(x, weight, eps, cast_first))
+            }
+        }
+    }
+
+    fn olmo_swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        let prepared = Swiglu.prepare::<C>([gate.node(), up.node()]).compute_bound().stateful();
+        let (gate, up) = (gate.into_primitive(), up.into_primitive());
+        match prepared {
+            OpsKind::Tracked(prepared) => {
+                prepared.finish((gate.clone(), up.clone()), B::olmo_swiglu(gate, up))
+            }
+            OpsKind::UnTracked(prepared) => prepared.finish(B::olmo_swiglu(gate, up)),
+        }
+    }
+
+    fn olmo_cross_entropy(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        z_loss: f64,
+    ) -> FloatTensor<Self> {
+        let prepared =
+            CrossEntropy.prepare::<C>([x.node(), weight.node()]).compute_bound().stateful();
+        let (x, weight) = (x.into_primitive(), weight.into_primitive());
+        match prepared {
+            OpsKind::Tracked(prepared) => {
+                let (sums, dx, dweight) =
+                    cross_entropy::forward_with_gradients::<B>(x, weight, targets, z_loss);
+                prepared.finish((dx, dweight), sums)
+            }
+            OpsKind::UnTracked(prepared) => {
+                prepared.finish(B::olmo_cross_entropy(x, weight, targets, z_loss))
+            }
+        }
+    }
+
+    // The parts below are only called on the inner backend, by the operations above.
+
+    fn olmo_masked_softmax(_: FloatTensor<Self>, _: AttentionRows) -> FloatTensor<Self> {
+        unreachable!("attention is differentiated as a whole")
+    }
+
+    fn olmo_masked_softmax_backward(
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: f64,
+    ) -> FloatTensor<Self> {
+        unreachable!("only first-order gradients exist")
+    }
+
+    fn olmo_token_losses(
+        _: FloatTensor<Self>,
+        _: IntTensor<Self>,
+        _: f64,
+        _: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        unreachable!("cross-entropy is differentiated as a whole")
+    }
+}
+
+#[derive(Debug)]
+struct Linear;
+
+impl<B: Kernels> Backward<B, 2> for Linear {
+    type State = (Option<FloatTensor<B>>, Option<FloatTensor<B>>);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let [x_node, weight_node] = ops.parents;
+        let grad = grads.consume::<B>(&ops.node);
+        let (x, weight) = ops.state;
+        if let (Some(node), Some(x)) = (weight_node, x) {
+            grads.register::<B>(node.id, linear::backward_weight::<B>(grad.clone(), x));
+        }
+        if let (Some(node), Some(weight)) = (x_node, weight) {
+            grads.register::<B>(node.id, linear::backward_input::<B>(grad, weight));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Attention;
+
+impl<B: Kernels> Backward<B, 3> for Attention {
+    type State = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, AttentionSpan);
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let (q, k, v, span) = ops.state;
+        let gradients = attention::backward::<B>(q, k, v, grad, span);
+        for (node, gradient) in ops.parents.into_iter().zip(gradients) {
+            if let Some(node) = node {
+                grads.register::<B>(node.id, gradient);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Rotary;
+
+impl<B: Kernels> Backward<B, 1> for Rotary {
+    type State = (FloatTensor<B>, FloatTensor<B>);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let (cos, sin) = ops.state;
+        if let [Some(node)] = ops.parents {
+            grads.register::<B>(node.id, B::olmo_rotary_backward(grad, cos, sin));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct LayerNorm;
+
+impl<B: Kernels> Backward<B, 1> for LayerNorm {
+    type State = (FloatTensor<B>, f64);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let (x, eps) = ops.state;
+        if let [Some(node)] = ops.parents {
+            grads.register::<B>(node.id, B::olmo_layer_norm_backward(x, grad, eps));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct RmsNorm;
+
+impl<B: Kernels> Backward<B, 2> for RmsNorm {
+    type State = (FloatTensor<B>, FloatTensor<B>, f64);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let (x, weight, eps) = ops.state;
+        let (dx, dweight) = B::olmo_rms_norm_backward(x, weight, grad, eps);
+        for (node, gradient) in ops.parents.into_iter().zip([dx, dweight]) {
+            if let Some(node) = node {
+                grads.register::<B>(node.id, gradient);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Swiglu;
+
+impl<B: Kernels> Backward<B, 2> for Swiglu {
+    type State = (FloatTensor<B>, FloatTensor<B>);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let (gate, up) = ops.state;
+        let (dgate, dup) = B::olmo_swiglu_backward(gate, up, grad);
+        for (node, gradient) in ops.parents.into_iter().zip([dgate, dup]) {
+            if let Some(node) = node {
+                grads.register::<B>(node.id, gradient);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct CrossEntropy;
+
+impl<B: Kernels> Backward<B, 2> for CrossEntropy {
+    type State = (FloatTensor<B>, FloatTensor<B>);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let objective = B::float_slice(grad, &[Slice::from(0..1)]);
+        let (dx, dweight) = ops.state;
+        for (node, gradient) in ops.parents.into_iter().zip([dx, dweight]) {
+            if let Some(node) = node {
+                let scale = B::float_cast(objective.clone(), gradient.dtype().into());
+                let scale = B::float_reshape(scale, Shape::new([1, 1]));
+                grads.register::<B>(node.id, B::float_mul(gradient, scale));
+            }
+        }
+    }
+}

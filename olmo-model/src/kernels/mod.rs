@@ -1,0 +1,217 @@
+//! The operations that decide memory and speed, behind one backend extension trait.
+//!
+//! Each operation has a body composed of burn's primitives, so it runs on every backend, a
+//! hand-written backward pass, so that autodiff keeps only what that pass needs, and where it pays
+//! an implementation for one backend (`flex`). The functions here are the tensor-level interface;
+//! the rest of the crate calls nothing else that is backend-specific.
+
+mod attention;
+mod autodiff;
+mod cross_entropy;
+#[cfg(feature = "flex")]
+mod flex;
+mod linear;
+mod norm;
+mod rotary;
+mod swiglu;
+
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Backend, Dispatch, backend_extension};
+use burn::tensor::{Int, Tensor};
+
+pub(crate) use attention::{AttentionRows, AttentionSpan};
+
+/// What every backend of ours can do. Shapes are given on the functions of the same names below.
+#[backend_extension(
+    Autodiff,
+    Flex: cfg(feature = "flex"),
+    LibTorch: cfg(feature = "tch"),
+    Cube: cfg(feature = "cube"),
+    Fusion: cfg(feature = "fusion")
+)]
+pub(crate) trait Kernels: Backend {
+    #[fusion(default)]
+    fn olmo_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        linear::forward::<Self>(x, weight)
+    }
+
+    #[fusion(default)]
+    fn olmo_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        span: AttentionSpan,
+    ) -> FloatTensor<Self> {
+        attention::forward::<Self>(q, k, v, span)
+    }
+
+    /// Scaled, masked softmax over the last dimension of one chunk's scores, in f32.
+    #[fusion(default)]
+    fn olmo_masked_softmax(scores: FloatTensor<Self>, rows: AttentionRows) -> FloatTensor<Self> {
+        attention::masked_softmax::<Self>(scores, rows)
+    }
+
+    /// The gradient by the scores, from the f32 probabilities and the gradient by them.
+    #[fusion(default)]
+    fn olmo_masked_softmax_backward(
+        probabilities: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        attention::masked_softmax_backward::<Self>(probabilities, grad, scale)
+    }
+
+    #[fusion(default)]
+    fn olmo_rotary(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        n_heads: usize,
+    ) -> FloatTensor<Self> {
+        rotary::forward::<Self>(x, cos, sin, n_heads)
+    }
+
+    #[fusion(default)]
+    fn olmo_rotary_backward(
+        grad: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        rotary::backward::<Self>(grad, cos, sin)
+    }
+
+    #[fusion(default)]
+    fn olmo_layer_norm(x: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
+        norm::layer_norm::<Self>(x, eps)
+    }
+
+    #[fusion(default)]
+    fn olmo_layer_norm_backward(
+        x: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        eps: f64,
+    ) -> FloatTensor<Self> {
+        norm::layer_norm_backward::<Self>(x, grad, eps)
+    }
+
+    #[fusion(default)]
+    fn olmo_rms_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f64,
+        cast_first: bool,
+    ) -> FloatTensor<Self> {
+        norm::rms_norm::<Self>(x, weight, eps, cast_first)
+    }
+
+    #[fusion(default)]
+    fn olmo_rms_norm_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        eps: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        norm::rms_norm_backward::<Self>(x, weight, grad, eps)
+    }
+
+    #[fusion(default)]
+    fn olmo_swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        swiglu::forward::<Self>(gate, up)
+    }
+
+    #[fusion(default)]
+    fn olmo_swiglu_backward(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        swiglu::backward::<Self>(gate, up, grad)
+    }
+
+    /// Losses of one chunk of tokens and their gradient by the logits.
+    #[fusion(default)]
+    fn olmo_token_losses(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        z_loss: f64,
+        with_gradient: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        cross_entropy::token_losses::<Self>(logits, targets, z_loss, with_gradient)
+    }
+
+    #[fusion(default)]
+    fn olmo_cross_entropy(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        z_loss: f64,
+    ) -> FloatTensor<Self> {
+        cross_entropy::forward::<Self>(x, weight, targets, z_loss)
+    }
+}
+
+#[cfg(feature = "tch")]
+#[allow(deprecated, reason = "burn marks its LibTorch backend as deprecated; we still offer it")]
+impl Kernels for burn::backend::LibTorch {}
+
+#[cfg(feature = "cube")]
+impl Kernels for burn::backend::Cube {}
+
+/// `x` times the transpose of `weight`: `[batch, seq, d_in]` and `[d_out, d_in]` give
+/// `[batch, seq, d_out]`.
+pub(crate) fn linear(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
+    Tensor::from_dispatch(Dispatch::olmo_linear(x.into_dispatch(), weight.into_dispatch()))
+}
+
+/// Causal attention over grouped heads, softmax in f32.
+///
+/// `q` is `[batch, n_heads, seq_q, head_dim]`, `k` and `v` are `[batch, n_kv_heads, seq_kv,
+/// head_dim]`; the last query sees the last key. Returns the shape of `q`.
+pub(crate) fn attention(
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    span: AttentionSpan,
+) -> Tensor<4> {
+    let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
+    Tensor::from_dispatch(Dispatch::olmo_attention(q, k, v, span))
+}
+
+/// Splits `[batch, seq, n_heads * head_dim]` into heads `[batch, n_heads, seq, head_dim]` and turns
+/// them by their positions. `cos` and `sin` are `[seq, head_dim / 2]` in f32.
+pub(crate) fn rotary(x: Tensor<3>, cos: Tensor<2>, sin: Tensor<2>, n_heads: usize) -> Tensor<4> {
+    let (cos, sin) = (cos.into_dispatch(), sin.into_dispatch());
+    Tensor::from_dispatch(Dispatch::olmo_rotary(x.into_dispatch(), cos, sin, n_heads))
+}
+
+/// Layer norm without weights over the last dimension, computed in f32.
+pub(crate) fn layer_norm(x: Tensor<3>, eps: f64) -> Tensor<3> {
+    Tensor::from_dispatch(Dispatch::olmo_layer_norm(x.into_dispatch(), eps))
+}
+
+/// RMS norm over the last dimension, computed in f32; `cast_first` returns to the dtype of `x`
+/// before the product with `weight`.
+pub(crate) fn rms_norm(x: Tensor<3>, weight: Tensor<1>, eps: f64, cast_first: bool) -> Tensor<3> {
+    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    Tensor::from_dispatch(Dispatch::olmo_rms_norm(x, weight, eps, cast_first))
+}
+
+/// `silu(gate) * up`, elementwise.
+pub(crate) fn swiglu(gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {
+    Tensor::from_dispatch(Dispatch::olmo_swiglu(gate.into_dispatch(), up.into_dispatch()))
+}
+
+/// Summed cross-entropy of the logits `x weightᵀ`, computed in chunks of tokens.
+///
+/// `x` is `[n, d_model]`, `weight` `[vocab, d_model]`, `targets` `[n]` with negative values where a
+/// token has no label. Returns three f32 sums over the labelled tokens: the objective
+/// `ce + z_loss * lse²`, the cross-entropy alone, and `lse²`. Only the first is differentiable.
+pub(crate) fn cross_entropy(
+    x: Tensor<2>,
+    weight: Tensor<2>,
+    targets: Tensor<1, Int>,
+    z_loss: f64,
+) -> Tensor<1> {
+    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    Tensor::from_dispatch(Dispatch::olmo_cross_entropy(x, weight, targets.into_dispatch(), z_loss))
+}

@@ -1,0 +1,119 @@
+//! The language-model loss: summed cross-entropy and z-loss over labelled tokens, in f32.
+//!
+//! Sums and counts are returned rather than a mean, so that micro-batches and ranks add up to the
+//! loss of the whole batch, whatever their sizes. OLMo's original trainer divides by all positions,
+//! OLMo-core by the labelled ones; which divisor is right is the objective's decision, not ours.
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+use crate::kernels;
+use crate::linear::Linear;
+use crate::transformer::{LmHead, Transformer};
+
+/// The label of a token that has none, as in PyTorch.
+pub const IGNORE_INDEX: i64 = -100;
+
+/// For each token the id that should follow it, or none.
+#[derive(Debug, Clone)]
+pub struct Labels {
+    ids: Vec<i64>,
+    count: usize,
+}
+
+/// Sums over the labelled tokens of a batch, still on the device.
+#[derive(Debug, Clone)]
+pub struct LossSums(Tensor<1>);
+
+/// Sums over the labelled tokens of a batch, in nats.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct LossValues {
+    /// `cross_entropy + z_loss * squared_lse`, what the gradient is of.
+    pub objective: f64,
+    /// Summed cross-entropy.
+    pub cross_entropy: f64,
+    /// Summed square of the log of the softmax's denominator.
+    pub squared_lse: f64,
+}
+
+impl Labels {
+    /// Each row's own tokens shifted by one; the last of a row has no label.
+    ///
+    /// `tokens` is row-major `[batch, seq]`.
+    pub fn next_token(tokens: &[u32], seq: usize) -> Self {
+        Self::new(tokens.chunks(seq.max(1)).flat_map(|row| {
+            let next = row.iter().skip(1).map(|&id| i64::from(id));
+            next.chain([IGNORE_INDEX]).take(row.len())
+        }))
+    }
+
+    /// Labels as given, row-major; negative where a token has none.
+    pub fn new(ids: impl IntoIterator<Item = i64>) -> Self {
+        let ids: Vec<i64> = ids.into_iter().collect();
+        let count = ids.iter().filter(|id| **id >= 0).count();
+        Self { ids, count }
+    }
+
+    /// Tokens that have a label.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    fn tensor(&self, device: &Device) -> Tensor<1, Int> {
+        let ids: Vec<i32> = self.ids.iter().map(|&id| id.max(-1) as i32).collect();
+        let n = ids.len();
+        Tensor::from_data(TensorData::new(ids, [n]), device)
+    }
+}
+
+impl LossSums {
+    /// The scalar to differentiate, `[1]`.
+    pub fn objective(&self) -> Tensor<1> {
+        self.0.clone().slice([0..1])
+    }
+
+    /// Reads the sums; waits for the device.
+    pub fn into_values(self) -> LossValues {
+        let sums: Vec<f32> = self.0.into_data().iter::<f32>().collect();
+        let at = |i: usize| sums.get(i).copied().map_or(f64::NAN, f64::from);
+        LossValues { objective: at(0), cross_entropy: at(1), squared_lse: at(2) }
+    }
+}
+
+impl LmHead {
+    /// Loss of the last block's output against `labels`.
+    ///
+    /// `output_weight` is `w_out`, or the embedding matrix where weights are tied.
+    ///
+    /// # Shapes
+    ///
+    /// - `hidden`: `[batch, seq, d_model]`, with `batch * seq` labels
+    pub fn loss(
+        &self,
+        hidden: Tensor<3>,
+        output_weight: Tensor<2>,
+        labels: &Labels,
+        z_loss: f64,
+    ) -> LossSums {
+        let [batch, seq, d_model] = hidden.dims();
+        let x = self.norm.forward(hidden).reshape([batch * seq, d_model]);
+        let labels = labels.tensor(&x.device());
+        LossSums(kernels::cross_entropy(x, output_weight, labels, z_loss))
+    }
+
+    /// The weight of the output projection, unless it is the embedding matrix.
+    pub fn own_output_weight(&self) -> Option<Tensor<2>> {
+        self.w_out.as_ref().map(|Linear { weight }| weight.val())
+    }
+}
+
+impl Transformer {
+    /// Loss of `tokens` against `labels` through one graph, without a cache.
+    ///
+    /// # Shapes
+    ///
+    /// - `tokens`: `[batch, seq]`, with `batch * seq` labels
+    pub fn loss(&self, tokens: Tensor<2, Int>, labels: &Labels, z_loss: f64) -> LossSums {
+        let hidden = self.hidden(tokens, None).expect("only a cache can be too short");
+        self.lm_head.loss(hidden, self.output_weight(), labels, z_loss)
+    }
+}

@@ -1,0 +1,38 @@
+//! The norm of blocks, of queries and keys, and before the output projection.
+
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+
+use crate::config::{NormCast, NormConfig};
+use crate::kernels;
+
+/// A norm over the last dimension, computed in f32 and cast back to the dtype of its input.
+#[derive(Module, Debug)]
+pub struct Norm {
+    /// `[size]`; layer norm has none.
+    pub weight: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    config: NormConfig,
+}
+
+impl Norm {
+    pub(crate) fn new(config: NormConfig, weight: Option<Param<Tensor<1>>>) -> Self {
+        Self { weight, config }
+    }
+
+    /// Normalises each vector of the last dimension.
+    ///
+    /// # Shapes
+    ///
+    /// - input and output: `[batch, seq, size]`
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        match (self.config, &self.weight) {
+            (NormConfig::RmsNorm { eps, cast }, Some(weight)) => {
+                kernels::rms_norm(x, weight.val(), eps, cast == NormCast::BeforeWeight)
+            }
+            (NormConfig::LayerNorm { eps } | NormConfig::RmsNorm { eps, .. }, _) => {
+                kernels::layer_norm(x, eps)
+            }
+        }
+    }
+}

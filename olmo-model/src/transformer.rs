@@ -1,0 +1,208 @@
+//! The model: embedding, blocks, head.
+
+use burn::module::{Module, Param, ParamId};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+use crate::attention::{Attention, AttentionShape};
+use crate::block::Block;
+use crate::cache::KvCache;
+use crate::config::{FeedForwardConfig, ModelConfig};
+use crate::error::Error;
+use crate::feed_forward::FeedForward;
+use crate::linear::{Embedding, Linear};
+use crate::norm::Norm;
+use crate::parameters::Parameter;
+use crate::rope::Positions;
+
+/// A decoder-only transformer of the OLMo family.
+///
+/// Module paths are OLMo-core's names, so a path is a checkpoint key; see
+/// [`ModelConfig::parameters`].
+#[derive(Module, Debug)]
+pub struct Transformer {
+    /// Token embedding.
+    pub embeddings: Embedding,
+    /// The blocks, in order.
+    pub blocks: Vec<Block>,
+    /// Final norm and output projection.
+    pub lm_head: LmHead,
+    #[module(skip)]
+    config: ModelConfig,
+}
+
+/// The final norm and the projection to the vocabulary.
+#[derive(Module, Debug)]
+pub struct LmHead {
+    /// Norm of the last block's output.
+    pub norm: Norm,
+    /// Output projection, `[vocab_size, d_model]`; `None` where it is the embedding matrix.
+    pub w_out: Option<Linear>,
+}
+
+impl Transformer {
+    /// Builds a model from a source of values, asked once for each parameter in module order.
+    ///
+    /// A parameter takes the dtype of its value. Nothing else is allocated, so a checkpoint can be
+    /// read tensor by tensor.
+    ///
+    /// # Errors
+    ///
+    /// Whatever `source` returns, [`Error::Config`] where the configuration is unsound, and
+    /// [`Error::Unsupported`] for a mixture of experts.
+    ///
+    /// # Panics
+    ///
+    /// When `source` returns a value of another shape than it was asked for.
+    pub fn build<E: From<Error>>(
+        config: &ModelConfig,
+        device: &Device,
+        source: impl FnMut(&Parameter) -> Result<TensorData, E>,
+    ) -> Result<Self, E> {
+        config.validate().map_err(Error::from)?;
+        if let FeedForwardConfig::Experts { .. } = config.feed_forward {
+            return Err(E::from(Error::Unsupported {
+                feature: "a mixture of experts (OLMoE)",
+                supported: "SwiGLU models: OLMo, OLMo 2 and OLMo 3",
+            }));
+        }
+        let parameters = config.parameters();
+        Builder { config, device, source, parameters: parameters.into_iter() }.transformer()
+    }
+
+    /// The architecture.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The device of the weights.
+    pub fn device(&self) -> Device {
+        self.embeddings.weight.val().device()
+    }
+
+    /// Logits of the token after each token.
+    ///
+    /// With a cache, `tokens` continue the sequences it holds, and are added to it.
+    ///
+    /// # Shapes
+    ///
+    /// - input: `[batch, seq]`, ids below `vocab_size`
+    /// - output: `[batch, seq, vocab_size]`, in the dtype of the weights
+    ///
+    /// # Errors
+    ///
+    /// [`Error::SequenceTooLong`] where the tokens do not fit the cache.
+    pub fn forward(
+        &self,
+        tokens: Tensor<2, Int>,
+        cache: Option<&mut KvCache>,
+    ) -> Result<Tensor<3>, Error> {
+        Ok(self.logits(self.hidden(tokens, cache)?))
+    }
+
+    /// The last block's output, before the final norm: `[batch, seq, d_model]`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::SequenceTooLong`] where the tokens do not fit the cache.
+    pub fn hidden(
+        &self,
+        tokens: Tensor<2, Int>,
+        mut cache: Option<&mut KvCache>,
+    ) -> Result<Tensor<3>, Error> {
+        let [_, seq] = tokens.dims();
+        let start = cache.as_ref().map_or(0, |cache| cache.len());
+        if let Some(cache) = &mut cache {
+            cache.reserve(seq)?;
+        }
+        let positions = Positions::new(&self.config, start..start + seq, &tokens.device());
+        let mut x = self.embeddings.forward(tokens);
+        for (layer, block) in self.blocks.iter().enumerate() {
+            x = block.forward(x, &positions, cache.as_mut().map(|cache| cache.layer(layer)));
+        }
+        Ok(x)
+    }
+
+    /// Final norm and output projection: `[batch, seq, d_model]` to `[batch, seq, vocab_size]`.
+    pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
+        crate::kernels::linear(self.lm_head.norm.forward(hidden), self.output_weight())
+    }
+
+    /// The output projection, `[vocab_size, d_model]`: with tied weights the embedding matrix.
+    pub fn output_weight(&self) -> Tensor<2> {
+        match &self.lm_head.w_out {
+            Some(w_out) => w_out.weight.val(),
+            None => self.embeddings.weight.val(),
+        }
+    }
+}
+
+/// Assembles a model from parameters that arrive in the order of [`ModelConfig::parameters`].
+struct Builder<'a, S> {
+    config: &'a ModelConfig,
+    device: &'a Device,
+    source: S,
+    parameters: std::vec::IntoIter<Parameter>,
+}
+
+impl<E: From<Error>, S: FnMut(&Parameter) -> Result<TensorData, E>> Builder<'_, S> {
+    fn transformer(mut self) -> Result<Transformer, E> {
+        let embeddings = Embedding { weight: self.parameter()? };
+        let blocks =
+            (0..self.config.n_layers).map(|layer| self.block(layer)).collect::<Result<_, E>>()?;
+        let norm = self.norm()?;
+        let w_out = if self.config.weight_tying { None } else { Some(self.linear()?) };
+        let lm_head = LmHead { norm, w_out };
+        Ok(Transformer { embeddings, blocks, lm_head, config: self.config.clone() })
+    }
+
+    fn block(&mut self, layer: usize) -> Result<Block, E> {
+        Ok(Block {
+            attention: self.attention(layer)?,
+            attention_norm: self.norm()?,
+            feed_forward: FeedForward {
+                w1: self.linear()?,
+                w2: self.linear()?,
+                w3: self.linear()?,
+            },
+            feed_forward_norm: self.norm()?,
+            norm_placement: self.config.norm_placement,
+        })
+    }
+
+    fn attention(&mut self, layer: usize) -> Result<Attention, E> {
+        let attention = &self.config.attention;
+        let shape = AttentionShape {
+            n_heads: attention.n_heads,
+            n_kv_heads: attention.n_kv_heads,
+            clip_qkv: attention.clip_qkv,
+            window: self.config.window(layer),
+        };
+        let (w_q, w_k) = (self.linear()?, self.linear()?);
+        let (w_v, w_out) = (self.linear()?, self.linear()?);
+        let qk_norm = attention.qk_norm;
+        let q_norm = qk_norm.then(|| self.norm()).transpose()?;
+        let k_norm = qk_norm.then(|| self.norm()).transpose()?;
+        Ok(Attention { w_q, w_k, w_v, w_out, q_norm, k_norm, shape })
+    }
+
+    fn linear(&mut self) -> Result<Linear, E> {
+        Ok(Linear { weight: self.parameter()? })
+    }
+
+    fn norm(&mut self) -> Result<Norm, E> {
+        let weight = match self.config.norm {
+            crate::config::NormConfig::RmsNorm { .. } => Some(self.parameter()?),
+            crate::config::NormConfig::LayerNorm { .. } => None,
+        };
+        Ok(Norm::new(self.config.norm, weight))
+    }
+
+    fn parameter<const D: usize>(&mut self) -> Result<Param<Tensor<D>>, E> {
+        let parameter = self.parameters.next().expect("the builder takes what the listing lists");
+        let data = (self.source)(&parameter)?;
+        assert_eq!(data.shape().as_slice(), parameter.shape, "the value of {}", parameter.path);
+        let dtype = data.dtype();
+        let value = Tensor::from_data(data, (self.device, dtype));
+        Ok(Param::initialized(ParamId::new(), value))
+    }
+}

@@ -1,0 +1,146 @@
+//! Walking the parameters of a module by path.
+//!
+//! Everything outside the model sees parameters flat: a path, a shape and a one-dimensional tensor.
+//! That is the form of checkpoints, optimizers and shards. The functions work on a whole
+//! [`Transformer`](crate::Transformer), one block, or the head; paths are relative to what is walked.
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{FloatDType, Gradients, Tensor};
+
+use crate::transformer::Transformer;
+
+impl Transformer {
+    /// Calls `f(path, shape, values)` for each parameter in module order.
+    pub fn visit_parameters(&self, f: impl FnMut(&str, &[usize], Tensor<1>)) {
+        visit(self, f);
+    }
+
+    /// Replaces each parameter's values by `f(path, values)`, in module order.
+    ///
+    /// The handle that `f` receives is the only one, unless the caller holds others, so an update
+    /// may happen in place.
+    #[must_use]
+    pub fn map_parameters(self, f: impl FnMut(&str, Tensor<1>) -> Tensor<1>) -> Self {
+        self.map(&mut Mapper { path: Path::default(), f })
+    }
+}
+
+/// Calls `f(path, shape, values)` for each parameter of `module` in module order.
+pub fn visit(module: &impl Module, f: impl FnMut(&str, &[usize], Tensor<1>)) {
+    module.visit(&mut Visitor { path: Path::default(), f });
+}
+
+/// A copy of `module` whose parameters are leaves of a new autodiff graph, in dtype `dtype`.
+///
+/// Where the dtype is already right, no values are copied.
+#[must_use]
+pub fn leaves<M: Module>(module: &M, dtype: FloatDType) -> M {
+    module.clone().map(&mut Leaves(dtype))
+}
+
+/// Takes the gradient of each parameter of `module`, a copy made by [`leaves`], out of `gradients`.
+///
+/// A parameter that took no part has no gradient, and is not reported.
+pub fn take_gradients(
+    module: &impl Module,
+    gradients: &mut Gradients,
+    f: impl FnMut(&str, Tensor<1>),
+) {
+    module.visit(&mut Taker { path: Path::default(), gradients, f });
+}
+
+/// The module names on the way to a parameter.
+#[derive(Default)]
+struct Path(Vec<String>);
+
+impl Path {
+    fn enter(&mut self, name: &str) {
+        self.0.push(name.to_owned());
+    }
+
+    fn exit(&mut self) {
+        self.0.pop();
+    }
+
+    fn dotted(&self) -> String {
+        self.0.join(".")
+    }
+}
+
+struct Visitor<F> {
+    path: Path,
+    f: F,
+}
+
+impl<F: FnMut(&str, &[usize], Tensor<1>)> ModuleVisitor for Visitor<F> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.enter(name);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.exit();
+    }
+
+    fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
+        let value = parameter.val();
+        (self.f)(&self.path.dotted(), &value.dims(), flat(value));
+    }
+}
+
+struct Mapper<F> {
+    path: Path,
+    f: F,
+}
+
+impl<F: FnMut(&str, Tensor<1>) -> Tensor<1>> ModuleMapper for Mapper<F> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.enter(name);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.exit();
+    }
+
+    fn map_float<const D: usize>(&mut self, parameter: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let path = self.path.dotted();
+        parameter.map(|value| {
+            let shape = value.dims();
+            (self.f)(&path, flat(value)).reshape(shape)
+        })
+    }
+}
+
+struct Leaves(FloatDType);
+
+impl ModuleMapper for Leaves {
+    fn map_float<const D: usize>(&mut self, parameter: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        parameter.map(|value| value.inner().cast(self.0).autodiff().require_grad())
+    }
+}
+
+struct Taker<'a, F> {
+    path: Path,
+    gradients: &'a mut Gradients,
+    f: F,
+}
+
+impl<F: FnMut(&str, Tensor<1>)> ModuleVisitor for Taker<'_, F> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.enter(name);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.exit();
+    }
+
+    fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
+        if let Some(gradient) = parameter.val().grad_remove(self.gradients) {
+            (self.f)(&self.path.dotted(), flat(gradient));
+        }
+    }
+}
+
+fn flat<const D: usize>(value: Tensor<D>) -> Tensor<1> {
+    let n = value.shape().num_elements();
+    value.reshape([n])
+}
