@@ -15,6 +15,7 @@ import csv
 import gzip
 import io
 import json
+import random
 import sys
 import tempfile
 import zlib
@@ -112,10 +113,12 @@ def encodings(tokenizer: Tokenizer) -> list:
     return cases
 
 
-def run_dolma(sources: str, folder: str, tokenizer_path: Path, eos: int, max_tokens: int, dtype: str) -> Path:
+def run_dolma(sources: list[str], folder: str, tokenizer_path: Path, eos: int, max_tokens: int, dtype: str) -> Path:
     """Dolma's `tokens` command without any shuffling inside a file; returns the folder of its output."""
+    # Dolma shuffles the files before it applies its own seed.
+    random.seed(3920)
     tokenize_in_parallel(
-        sources=[sources],
+        sources=sources,
         destination=f"{folder}/tokens",
         metadata_dir=f"{folder}/metadata",
         num_writers=1,
@@ -141,7 +144,7 @@ def dolma_tokens(tokenizer_path: Path, eos: int, max_tokens: int) -> dict:
         documents.mkdir()
         for name, content in FILES.items():
             (documents / name).write_text(content, encoding="utf-8", newline="")
-        out = run_dolma(f"{documents}/*.jsonl", folder, tokenizer_path, eos, max_tokens, "uint16")
+        out = run_dolma([f"{documents}/{name}" for name in FILES], folder, tokenizer_path, eos, max_tokens, "uint16")
         order, parts = [], []
         for path in sorted(out.glob("*.npy")):
             bounds = bounds_of(path)
@@ -166,7 +169,7 @@ def real_tokens(data: Path) -> list:
         for name in REAL_DOCUMENTS:
             with tempfile.TemporaryDirectory() as folder:
                 tokenizer_path = data / "tokenizers" / tokenizer
-                out = run_dolma(str(data / name), folder, tokenizer_path, eos, 10**6, dtype)
+                out = run_dolma([str(data / name)], folder, tokenizer_path, eos, 10**6, dtype)
                 tokens = (out / "part-0-00000.npy").read_bytes()
                 bounds = bounds_of(out / "part-0-00000.npy").replace(str(data / name), Path(name).name)
                 cases.append(
