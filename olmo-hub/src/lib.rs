@@ -1,0 +1,33 @@
+//! OLMo checkpoints between formats and machines.
+//!
+//! A model folder is what `transformers` writes with `save_pretrained`: a `config.json` and one
+//! or many `.safetensors` files. [`ModelFolder`] reads one, [`save`] writes one, and both go
+//! tensor by tensor, so that a model is never in memory twice.
+//!
+//! - [`config_json`]: `config.json` and [`ModelConfig`](olmo_model::ModelConfig)
+//! - [`keys`]: the names of a tensor here and there
+//! - [`read`] and [`write`]: model folders
+//! - [`tensor_file`]: any named tensors, for optimizer state
+//! - [`atomic`]: files and folders that are there whole or not at all
+
+pub mod atomic;
+pub mod config_json;
+pub mod dtype;
+pub mod error;
+pub mod family;
+mod header;
+pub mod keys;
+pub mod read;
+mod shards;
+pub mod tensor_file;
+mod values;
+pub mod write;
+
+pub use atomic::{AtomicFile, clean_leftovers, write_atomic, write_dir_atomic};
+pub use config_json::{HfConfig, Special};
+pub use dtype::Dtype;
+pub use error::{Error, Result};
+pub use family::Family;
+pub use read::ModelFolder;
+pub use tensor_file::{TensorFile, TensorSpec, write_tensors};
+pub use write::{HfExport, copy_tokenizer, save};

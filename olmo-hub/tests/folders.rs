@@ -1,0 +1,118 @@
+//! Folders that `transformers` wrote: every configuration is read, every tensor finds its place.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use olmo_hub::{Dtype, Family, HfConfig, HfExport, ModelFolder, TensorFile, save};
+
+/// The golden folders, none where the checkout comes without them.
+fn folders() -> Vec<PathBuf> {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/hf");
+    let Ok(entries) = fs::read_dir(&golden) else {
+        println!("skipped: {} is not there", golden.display());
+        return Vec::new();
+    };
+    let mut folders: Vec<_> = entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.join("config.json").exists())
+        .collect();
+    folders.sort();
+    folders
+}
+
+fn name(folder: &Path) -> &str {
+    folder.file_name().unwrap().to_str().unwrap()
+}
+
+#[test]
+fn every_configuration_is_read_and_written_back() {
+    for folder in folders() {
+        let path = folder.join("config.json");
+        let config = HfConfig::read(&path).unwrap();
+        let family = name(&folder).split('-').next().unwrap();
+        assert_eq!(Family::from_model_type(family), Some(config.family));
+        assert_eq!(HfConfig::parse(&config.to_json(), &path).unwrap(), config);
+        // What transformers 5 wrote and what we write is the same, up to the order of fields.
+        let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        let theirs = fs::read_to_string(&path).unwrap();
+        if !name(&folder).ends_with("old-config") {
+            assert_eq!(value(&config.to_json()), value(&theirs), "{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn a_folder_and_its_old_configuration_are_the_same_model() {
+    for old in folders().iter().filter(|folder| name(folder).ends_with("-old-config")) {
+        let new = old.with_file_name(name(old).trim_end_matches("-old-config"));
+        let read = |folder: &Path| HfConfig::read(&folder.join("config.json")).unwrap();
+        assert_eq!(read(old), read(&new));
+    }
+}
+
+#[test]
+fn every_folder_opens_in_its_dtype_and_loads_to_the_last_bit() {
+    for path in folders() {
+        let folder = ModelFolder::open(&path).unwrap();
+        let expected = match name(&path).rsplit('-').next() {
+            Some("bf16") => Dtype::Bf16,
+            Some("f16") => Dtype::F16,
+            _ => Dtype::F32,
+        };
+        assert_eq!(folder.stored_dtype(), expected, "{}", path.display());
+        assert_eq!(folder.config().dtype, Some(expected));
+        assert_eq!(folder.special().eos_token_id, [2]);
+        let model = folder.load(&Device::flex(), None).unwrap();
+        let files: Vec<_> =
+            folder.file_names().map(|file| TensorFile::open(&path.join(file)).unwrap()).collect();
+        let mut n_tensors = 0;
+        model.visit_parameters(|parameter, shape, values| {
+            let name = folder.config().family.hf_name(parameter).unwrap();
+            let file = files.iter().find(|file| file.shape(&name) == Some(shape)).unwrap();
+            assert_eq!(values.dtype(), expected.into());
+            let found = values.into_data().try_into_vec_as::<f32>().unwrap();
+            assert_eq!(found, file.get_f32(&name).unwrap(), "{name}");
+            n_tensors += 1;
+        });
+        assert_eq!(n_tensors, folder.model_config().parameters().len());
+    }
+}
+
+#[test]
+fn a_sharded_folder_is_the_model_it_was_cut_from() {
+    let folders = folders();
+    let Some(sharded) = folders.iter().find(|folder| name(folder).ends_with("-sharded")) else {
+        return;
+    };
+    let whole = sharded.with_file_name(name(sharded).trim_end_matches("-sharded"));
+    let weights = |path: &Path| {
+        let model = ModelFolder::open(path).unwrap().load(&Device::flex(), None).unwrap();
+        let mut weights = Vec::new();
+        model.visit_parameters(|_, _, values| weights.push(values.into_data()));
+        weights
+    };
+    assert_eq!(weights(sharded), weights(&whole));
+}
+
+#[test]
+fn a_folder_saved_again_has_the_same_tensors() {
+    for path in folders() {
+        let folder = ModelFolder::open(&path).unwrap();
+        let model = folder.load(&Device::flex(), None).unwrap();
+        let copy = tempfile::tempdir().unwrap();
+        let export = HfExport::new(folder.special().clone(), folder.stored_dtype());
+        save(&model, &export, copy.path()).unwrap();
+        let again = TensorFile::open(&copy.path().join("model.safetensors")).unwrap();
+        let mut n_tensors = 0;
+        for file in folder.file_names() {
+            let file = TensorFile::open(&path.join(file)).unwrap();
+            for tensor in file.names() {
+                assert_eq!(file.shape(tensor), again.shape(tensor), "{tensor}");
+                assert_eq!(file.get_f32(tensor).unwrap(), again.get_f32(tensor).unwrap());
+                n_tensors += 1;
+            }
+        }
+        assert_eq!(again.names().count(), n_tensors);
+    }
+}
