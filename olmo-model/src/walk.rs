@@ -19,9 +19,21 @@ impl Transformer {
     ///
     /// The handle that `f` receives is the only one, unless the caller holds others, so an update
     /// may happen in place.
-    #[must_use]
-    pub fn map_parameters(self, f: impl FnMut(&str, Tensor<1>) -> Tensor<1>) -> Self {
-        self.map(&mut Mapper { path: Path::default(), f })
+    ///
+    /// # Errors
+    ///
+    /// The first that `f` returns; the model, by then half replaced, is gone.
+    ///
+    /// # Panics
+    ///
+    /// When `f` returns another number of values than it was given.
+    pub fn map_parameters<E>(
+        self,
+        f: impl FnMut(&str, Tensor<1>) -> Result<Tensor<1>, E>,
+    ) -> Result<Self, E> {
+        let mut mapper = Mapper { path: Path::default(), f, error: None };
+        let model = self.map(&mut mapper);
+        mapper.error.map_or(Ok(model), Err)
     }
 }
 
@@ -87,12 +99,13 @@ impl<F: FnMut(&str, &[usize], Tensor<1>)> ModuleVisitor for Visitor<F> {
     }
 }
 
-struct Mapper<F> {
+struct Mapper<F, E> {
     path: Path,
     f: F,
+    error: Option<E>,
 }
 
-impl<F: FnMut(&str, Tensor<1>) -> Tensor<1>> ModuleMapper for Mapper<F> {
+impl<E, F: FnMut(&str, Tensor<1>) -> Result<Tensor<1>, E>> ModuleMapper for Mapper<F, E> {
     fn enter_module(&mut self, name: &str, _: &str) {
         self.path.enter(name);
     }
@@ -102,10 +115,20 @@ impl<F: FnMut(&str, Tensor<1>) -> Tensor<1>> ModuleMapper for Mapper<F> {
     }
 
     fn map_float<const D: usize>(&mut self, parameter: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if self.error.is_some() {
+            return parameter;
+        }
         let path = self.path.dotted();
         parameter.map(|value| {
-            let shape = value.dims();
-            (self.f)(&path, flat(value)).reshape(shape)
+            let (shape, device) = (value.dims(), value.device());
+            match (self.f)(&path, flat(value)) {
+                Ok(new) => new.reshape(shape),
+                Err(error) => {
+                    // The values went with the error; whoever asked gets no model.
+                    self.error = Some(error);
+                    Tensor::zeros(shape, &device)
+                }
+            }
         })
     }
 }

@@ -1,0 +1,79 @@
+//! Rotary positions, writing straight into the layout of heads.
+
+use burn::backend::flex::FlexTensor;
+
+use super::{for_row_blocks, from_vec, values};
+
+/// `[batch, seq, n_heads * head_dim]` to `[batch, n_heads, seq, head_dim]`.
+pub(super) fn forward(
+    x: FlexTensor,
+    cos: FlexTensor,
+    sin: FlexTensor,
+    n_heads: usize,
+) -> FlexTensor {
+    let shape = x.layout().shape().clone();
+    let (batch, seq, head_dim) = (shape[0], shape[1], shape[2] / n_heads);
+    let (x, cos, sin) = (x.to_contiguous(), cos.to_contiguous(), sin.to_contiguous());
+    let (x, cos, sin) = (values(&x), values(&cos), values(&sin));
+    let half = head_dim / 2;
+    let mut out = vec![0.0; x.len()];
+    for_row_blocks(
+        &mut out,
+        head_dim,
+        #[inline(always)]
+        |first, block| {
+            for (i, out) in block.chunks_exact_mut(head_dim).enumerate() {
+                let row = first + i;
+                let (position, head, sequence) =
+                    (row % seq, row / seq % n_heads, row / (seq * n_heads));
+                let x = &x[((sequence * seq + position) * n_heads + head) * head_dim..][..head_dim];
+                turn(x, out, &cos[position * half..][..half], &sin[position * half..][..half], 1.0);
+            }
+        },
+    );
+    from_vec(out, [batch, n_heads, seq, head_dim])
+}
+
+/// The inverse rotation, `[batch, n_heads, seq, head_dim]` to `[batch, seq, n_heads * head_dim]`.
+pub(super) fn backward(grad: FlexTensor, cos: FlexTensor, sin: FlexTensor) -> FlexTensor {
+    let shape = grad.layout().shape().clone();
+    let (batch, n_heads, seq, head_dim) = (shape[0], shape[1], shape[2], shape[3]);
+    let (grad, cos, sin) = (grad.to_contiguous(), cos.to_contiguous(), sin.to_contiguous());
+    let (grad, cos, sin) = (values(&grad), values(&cos), values(&sin));
+    let half = head_dim / 2;
+    let mut out = vec![0.0; grad.len()];
+    for_row_blocks(
+        &mut out,
+        head_dim,
+        #[inline(always)]
+        |first, block| {
+            for (i, out) in block.chunks_exact_mut(head_dim).enumerate() {
+                let row = first + i;
+                let (head, position, sequence) =
+                    (row % n_heads, row / n_heads % seq, row / (seq * n_heads));
+                let g =
+                    &grad[((sequence * n_heads + head) * seq + position) * head_dim..][..head_dim];
+                turn(
+                    g,
+                    out,
+                    &cos[position * half..][..half],
+                    &sin[position * half..][..half],
+                    -1.0,
+                );
+            }
+        },
+    );
+    from_vec(out, [batch, seq, n_heads * head_dim])
+}
+
+#[inline(always)]
+fn turn(x: &[f32], out: &mut [f32], cos: &[f32], sin: &[f32], direction: f32) {
+    let half = cos.len();
+    let (x1, x2) = x.split_at(half);
+    let (out1, out2) = out.split_at_mut(half);
+    for i in 0..half {
+        let sin = direction * sin[i];
+        out1[i] = x1[i] * cos[i] - x2[i] * sin;
+        out2[i] = x2[i] * cos[i] + x1[i] * sin;
+    }
+}

@@ -1,0 +1,58 @@
+//! `silu(gate) * up` and its gradients, one pass each.
+
+use burn::backend::flex::FlexTensor;
+use rayon::prelude::*;
+
+use super::{PARALLEL_ELEMENTS, for_row_blocks, from_vec, into_vec, lanes, values};
+
+pub(super) fn forward(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
+    let shape = gate.layout().shape().clone();
+    let (gate, up) = (gate.to_contiguous(), up.to_contiguous());
+    let (gate, up) = (values(&gate), values(&up));
+    let mut out = vec![0.0; gate.len()];
+    for_row_blocks(
+        &mut out,
+        1,
+        #[inline(always)]
+        |first, out| {
+            let (gate, up) = (&gate[first..][..out.len()], &up[first..][..out.len()]);
+            for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
+                *out = gate * lanes::sigmoid(*gate) * up;
+            }
+        },
+    );
+    from_vec(out, shape)
+}
+
+/// Gradients by `gate` and by `up`.
+pub(super) fn backward(
+    gate: FlexTensor,
+    up: FlexTensor,
+    grad: FlexTensor,
+) -> (FlexTensor, FlexTensor) {
+    let shape = gate.layout().shape().clone();
+    let (gate, grad) = (gate.to_contiguous(), grad.to_contiguous());
+    let (gate, grad) = (values(&gate), values(&grad));
+    let mut dgate = vec![0.0; gate.len()];
+    // `up` is read once per element, just before the gradient by it takes its place.
+    let mut dup = into_vec(up);
+    let run = |(((dgate, dup), gate), grad): (((&mut [f32], &mut [f32]), &[f32]), &[f32])| {
+        pulp::Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                for (((dgate, dup), x), g) in dgate.iter_mut().zip(dup).zip(gate).zip(grad) {
+                    let s = lanes::sigmoid(*x);
+                    *dgate = g * *dup * (s * (1.0 + x * (1.0 - s)));
+                    *dup = g * (x * s);
+                }
+            },
+        );
+    };
+    dgate
+        .par_chunks_mut(PARALLEL_ELEMENTS)
+        .zip(dup.par_chunks_mut(PARALLEL_ELEMENTS))
+        .zip(gate.par_chunks(PARALLEL_ELEMENTS))
+        .zip(grad.par_chunks(PARALLEL_ELEMENTS))
+        .for_each(run);
+    (from_vec(dgate, shape.clone()), from_vec(dup, shape))
+}

@@ -1,0 +1,60 @@
+//! Losses of one chunk of tokens; the gradient takes the place of the logits.
+
+use burn::backend::flex::FlexTensor;
+use rayon::prelude::*;
+
+use super::{from_vec, into_vec, lanes, last_dim};
+
+pub(super) fn token_losses(
+    logits: FlexTensor,
+    targets: FlexTensor,
+    z_loss: f64,
+    with_gradient: bool,
+) -> (FlexTensor, FlexTensor) {
+    let shape = logits.layout().shape().clone();
+    let vocab = last_dim(&logits);
+    let targets = targets.to_contiguous();
+    let targets: &[i32] = targets.as_slice().expect("callers hold i32 targets");
+    let mut logits = into_vec(logits);
+    let losses: Vec<[f64; 2]> = logits
+        .par_chunks_mut(vocab)
+        .zip(targets)
+        .map(|(row, target)| {
+            pulp::Arch::new().dispatch(
+                #[inline(always)]
+                || row_losses(row, *target, z_loss, with_gradient),
+            )
+        })
+        .collect();
+    let [ce, squared] = losses.iter().fold([0.0; 2], |[a, b], [ce, sq]| [a + ce, b + sq]);
+    let sums = [ce + z_loss * squared, ce, squared].map(|sum| sum as f32);
+    (from_vec(sums.to_vec(), [3]), from_vec(logits, shape))
+}
+
+/// Cross-entropy and squared log-sum-exp of one token; see the composed form for the formulas.
+#[inline(always)]
+fn row_losses(row: &mut [f32], target: i32, z_loss: f64, with_gradient: bool) -> [f64; 2] {
+    let Ok(target) = usize::try_from(target) else {
+        row.fill(0.0);
+        return [0.0; 2];
+    };
+    let target_logit = row[target];
+    let max = lanes::max(row);
+    let sum = if with_gradient {
+        for x in row.iter_mut() {
+            *x = lanes::exp(*x - max);
+        }
+        lanes::sum(row, |x| x)
+    } else {
+        lanes::sum(row, |x| lanes::exp(x - max))
+    };
+    let lse = f64::from(sum).ln() + f64::from(max);
+    if with_gradient {
+        let factor = ((1.0 + 2.0 * z_loss * lse) / f64::from(sum)) as f32;
+        for x in row.iter_mut() {
+            *x *= factor;
+        }
+        row[target] -= 1.0;
+    }
+    [lse - f64::from(target_logit), lse * lse]
+}

@@ -1,0 +1,108 @@
+//! Checkpoints of a run: where they are, and what is in one.
+//!
+//! `checkpoints/stepN-tokensM/` is a Hugging Face model folder in f32, which any tool reads, with
+//! `train/` beside the weights: `state.json` and `optimizer.safetensors`. A folder gets its name
+//! only when all of it is on the disk, so one that is there is whole.
+
+mod load;
+mod save;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use olmo_data::LoaderState;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+pub use load::{Loaded, load};
+pub use save::{Contents, prune, save};
+
+/// The trainer's state beside weights and optimizer state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainState {
+    /// Layout of this file.
+    pub version: u32,
+    /// Steps made.
+    pub global_step: u64,
+    /// Tokens of all batches so far.
+    pub global_train_tokens_seen: u64,
+    /// Where the data goes on.
+    pub loader: LoaderState,
+    /// What the order of the data depends on; a run that differs is another run.
+    pub data: DataIdentity,
+    /// Updates of each parameter so far.
+    pub optimizer_steps: BTreeMap<String, u64>,
+}
+
+/// What the order of the data depends on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataIdentity {
+    /// Seed of the order.
+    pub seed: u64,
+    /// Instances of all files together.
+    pub n_instances: usize,
+    /// Tokens in an instance.
+    pub sequence_length: usize,
+}
+
+/// Layout of `state.json` that this version writes and reads.
+pub(crate) const STATE_VERSION: u32 = 1;
+
+/// Name of the folder that holds a checkpoint's training state.
+pub(crate) const TRAIN_FOLDER: &str = "train";
+pub(crate) const STATE_FILE: &str = "state.json";
+pub(crate) const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+
+/// Name of a checkpoint's folder.
+pub fn folder_name(step: u64, tokens: u64) -> String {
+    format!("step{step}-tokens{tokens}")
+}
+
+/// The checkpoints in a run's `checkpoints` folder, by step, oldest first.
+///
+/// # Errors
+///
+/// [`Error::Io`] where the folder is there but cannot be listed.
+pub fn list(checkpoints: &Path) -> Result<Vec<(u64, PathBuf)>, Error> {
+    let io = |source| Error::Io { path: checkpoints.to_owned(), source };
+    if !checkpoints.exists() {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for entry in fs::read_dir(checkpoints).map_err(io)? {
+        let entry = entry.map_err(io)?;
+        if let Some(step) = entry.file_name().to_str().and_then(step_of) {
+            found.push((step, entry.path()));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The step in a checkpoint's folder name.
+fn step_of(name: &str) -> Option<u64> {
+    let (step, tokens) = name.strip_prefix("step")?.split_once("-tokens")?;
+    tokens.parse::<u64>().ok()?;
+    step.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_are_listed_by_step_and_others_passed_over() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        for name in ["step10-tokens640", "step9-tokens576", ".tmp-olmo-step11", "notes", "step3"] {
+            fs::create_dir(folder.path().join(name)).expect("writable");
+        }
+        let steps: Vec<_> = list(folder.path()).expect("there").into_iter().map(|c| c.0).collect();
+        assert_eq!(steps, [9, 10]);
+        assert_eq!(list(&folder.path().join("none")).expect("no folder, no checkpoints"), []);
+        assert_eq!(step_of(&folder_name(12, 34)), Some(12));
+    }
+}

@@ -1,0 +1,66 @@
+//! Errors of this crate.
+
+use std::io;
+use std::path::PathBuf;
+
+/// What can go wrong in a training run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A configuration is not sound.
+    #[error("{origin}: {message}")]
+    Config {
+        /// The file or field.
+        origin: String,
+        /// What is wrong, and what would work.
+        message: String,
+    },
+    /// A file of the run cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A file of a checkpoint is not what this version writes.
+    #[error("{}: {message}", path.display())]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What was found and what was expected.
+        message: String,
+    },
+    /// The run's folder belongs to another run.
+    #[error("{}: holds the checkpoint of another run ({message}); choose another save_folder, or remove it", path.display())]
+    OtherRun {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What differs.
+        message: String,
+    },
+    /// A loss or a gradient is not a number.
+    #[error(
+        "{what} is {value} at step {step}, so the weights were left as they were; lower the learning rate, or go on from an earlier checkpoint with other data"
+    )]
+    NonFinite {
+        /// The quantity.
+        what: &'static str,
+        /// Its value.
+        value: f64,
+        /// The step, from 1.
+        step: u64,
+    },
+    /// The model cannot be built.
+    #[error(transparent)]
+    Model(#[from] olmo_model::Error),
+    /// The data cannot be read.
+    #[error(transparent)]
+    Data(#[from] olmo_data::Error),
+    /// The optimizer was given something it cannot use.
+    #[error(transparent)]
+    Optim(#[from] olmo_optim::Error),
+    /// A checkpoint's weights cannot be read or written.
+    #[error(transparent)]
+    Hub(#[from] olmo_hub::Error),
+}

@@ -1,0 +1,40 @@
+//! Training of OLMo models: the step, the loop, checkpoints and metrics.
+//!
+//! - [`TrainConfig`] is a run as data; it is read from YAML and checked as a whole.
+//! - [`Trainer`] makes a run of it: it starts or resumes by itself, and saves so that whatever
+//!   interrupts it, the last checkpoint is whole.
+//! - [`step`] is one micro-batch's forward and backward pass, as a chain of segments.
+//! - [`checkpoint`] is a Hugging Face model folder with the trainer's state beside the weights.
+//! - [`metrics`] are OLMo's, one JSON object a step.
+//!
+//! # Example
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use std::sync::atomic::AtomicBool;
+//! use burn::tensor::Device;
+//! use olmo_train::{Observer, TrainConfig, Trainer};
+//!
+//! struct Quiet;
+//! impl Observer for Quiet {}
+//!
+//! # fn main() -> Result<(), olmo_train::Error> {
+//! let config = TrainConfig::read(Path::new("run.yaml"), &["max_duration=100".to_owned()])?;
+//! let mut trainer = Trainer::new(config, &Device::flex())?;
+//! let outcome = trainer.run(&mut Quiet, &AtomicBool::new(false))?;
+//! println!("{outcome:?}: {}", trainer.last_checkpoint().unwrap_or(Path::new("")).display());
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod checkpoint;
+pub mod config;
+pub mod error;
+pub mod metrics;
+pub mod step;
+pub mod trainer;
+
+pub use config::TrainConfig;
+pub use error::Error;
+pub use metrics::StepMetrics;
+pub use trainer::{Observer, Outcome, Trainer};

@@ -1,0 +1,176 @@
+//! Forward and backward pass of one micro-batch, segment by segment.
+
+use burn::module::Module;
+use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
+
+use olmo_model::block::Block;
+use olmo_model::linear::Embedding;
+use olmo_model::{Labels, LossValues, Positions, Transformer, walk};
+
+use super::{Activations, Gradients, Precision, StepOptions};
+
+/// What a segment leaves behind for its backward pass.
+enum Saved {
+    /// The graph: its leaf for the input, the block whose parameters are its other leaves, and the
+    /// output.
+    Graph { input: Tensor<3>, block: Block, output: Tensor<3> },
+    /// The input alone.
+    Input(Tensor<3>),
+}
+
+/// Adds the gradients of one micro-batch to `gradients`, and returns its summed losses.
+///
+/// `tokens` is row-major `[batch, seq]`; `model` is on a device without autodiff and holds the f32
+/// master weights. Gradients are of `loss_scale * objective`, see [`LossValues`].
+///
+/// # Panics
+///
+/// When `tokens` are not whole rows of `seq`, or `labels` not as many as the tokens.
+pub fn micro_batch(
+    model: &Transformer,
+    tokens: &[u32],
+    seq: usize,
+    labels: &Labels,
+    options: &StepOptions,
+    gradients: &mut Gradients,
+) -> LossValues {
+    let device = model.device();
+    let chain =
+        Chain { model, positions: Positions::new(model.config(), 0..seq, &device), options };
+    let tokens = token_tensor(tokens, seq, &device);
+    let mut saved = Vec::with_capacity(model.blocks.len());
+    let mut x = chain.embed(tokens.clone());
+    for block in &model.blocks {
+        let (output, kept) = chain.forward(block, x);
+        saved.push(kept);
+        x = output;
+    }
+    let (losses, mut upstream) = chain.head(x, labels, gradients);
+    for (layer, block) in model.blocks.iter().enumerate().rev() {
+        let kept = saved.pop().expect("one was saved for each block");
+        upstream = chain.backward(layer, block, kept, upstream, gradients);
+    }
+    chain.embed_backward(tokens, upstream, gradients);
+    losses
+}
+
+struct Chain<'a> {
+    model: &'a Transformer,
+    positions: Positions,
+    options: &'a StepOptions,
+}
+
+impl Chain<'_> {
+    fn dtype(&self) -> FloatDType {
+        match self.options.precision {
+            Precision::F32 => FloatDType::F32,
+            Precision::AmpBf16 => FloatDType::BF16,
+        }
+    }
+
+    fn embed(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
+        self.model.embeddings.forward(tokens).cast(self.dtype())
+    }
+
+    fn forward(&self, block: &Block, x: Tensor<3>) -> (Tensor<3>, Saved) {
+        match self.options.activations {
+            Activations::Keep => {
+                let graph = self.graph(block, x);
+                let Saved::Graph { output, .. } = &graph else { unreachable!("just made") };
+                (output.clone().inner(), graph)
+            }
+            Activations::Recompute => {
+                // Leaves of a graph that is never asked for gradients cost nothing but the cast.
+                let block = walk::leaves(block, self.dtype()).valid();
+                (block.forward(x.clone(), &self.positions, None), Saved::Input(x))
+            }
+        }
+    }
+
+    fn graph(&self, block: &Block, x: Tensor<3>) -> Saved {
+        let input = x.autodiff().require_grad();
+        let block = walk::leaves(block, self.dtype());
+        let output = block.forward(input.clone(), &self.positions, None);
+        Saved::Graph { input, block, output }
+    }
+
+    /// Loss, the head's gradients, and the gradient of the head's input.
+    fn head(
+        &self,
+        x: Tensor<3>,
+        labels: &Labels,
+        gradients: &mut Gradients,
+    ) -> (LossValues, Tensor<3>) {
+        let input = x.autodiff().require_grad();
+        let head = walk::leaves(&self.model.lm_head, self.dtype());
+        // With tied weights the head's matrix is the embedding, a leaf that is not the head's.
+        let tied = head.w_out.is_none().then(|| walk::leaves(&self.model.embeddings, self.dtype()));
+        let weight = match (&head.w_out, &tied) {
+            (Some(w_out), _) => w_out.weight.val(),
+            (None, Some(Embedding { weight })) => weight.val(),
+            (None, None) => unreachable!("the head has a matrix of its own or the embedding's"),
+        };
+        let sums = head.loss(input.clone(), weight, labels, self.options.z_loss);
+        let root = sums.objective() * self.options.loss_scale;
+        let losses = sums.into_values();
+        let mut graph = root.backward();
+        walk::take_gradients(&head, &mut graph, |path, g| {
+            gradients.add(&format!("lm_head.{path}"), g);
+        });
+        if let Some(tied) = tied {
+            walk::take_gradients(&tied, &mut graph, |path, g| {
+                gradients.add(&format!("embeddings.{path}"), g);
+            });
+        }
+        (losses, taken(&input, &mut graph))
+    }
+
+    fn backward(
+        &self,
+        layer: usize,
+        block: &Block,
+        saved: Saved,
+        upstream: Tensor<3>,
+        gradients: &mut Gradients,
+    ) -> Tensor<3> {
+        let graph = match saved {
+            Saved::Input(x) => self.graph(block, x),
+            graph @ Saved::Graph { .. } => graph,
+        };
+        let Saved::Graph { input, block, output } = graph else { unreachable!("just made") };
+        let mut graph = seeded(output, upstream);
+        walk::take_gradients(&block, &mut graph, |path, g| {
+            gradients.add(&format!("blocks.{layer}.{path}"), g);
+        });
+        taken(&input, &mut graph)
+    }
+
+    fn embed_backward(
+        &self,
+        tokens: Tensor<2, Int>,
+        upstream: Tensor<3>,
+        gradients: &mut Gradients,
+    ) {
+        let embeddings = walk::leaves(&self.model.embeddings, FloatDType::F32);
+        let output = embeddings.forward(tokens);
+        let mut graph = seeded(output, upstream.cast(FloatDType::F32));
+        walk::take_gradients(&embeddings, &mut graph, |path, g| {
+            gradients.add(&format!("embeddings.{path}"), g);
+        });
+    }
+}
+
+/// Backward pass from `output` with a given gradient: burn starts from ones, and the product makes
+/// those into `upstream`, exactly.
+fn seeded(output: Tensor<3>, upstream: Tensor<3>) -> burn::tensor::Gradients {
+    (output * upstream.autodiff()).sum().backward()
+}
+
+fn taken(input: &Tensor<3>, graph: &mut burn::tensor::Gradients) -> Tensor<3> {
+    input.grad_remove(graph).expect("a segment's output depends on its input")
+}
+
+fn token_tensor(tokens: &[u32], seq: usize, device: &Device) -> Tensor<2, Int> {
+    let ids: Vec<i32> = tokens.iter().map(|&id| id as i32).collect();
+    Tensor::from_data(TensorData::new(ids, [tokens.len() / seq, seq]), device)
+}

@@ -1,0 +1,55 @@
+//! The training step: a model as a chain of segments.
+//!
+//! A model is a chain of embedding, block 0 … block L-1, and head with loss. The forward pass goes
+//! segment by segment; each segment's backward pass runs on an autodiff graph of its own, whose
+//! leaves are the segment's input and parameters, and hands the gradient of its input to the
+//! segment before. The gradients are those of one graph over the whole model, to the last bit.
+//!
+//! That one mechanism gives activation recomputation ([`Activations`]), mixed precision
+//! ([`Precision`]: a segment's weights are cast when it runs, its gradients cast back before they
+//! are summed), and the place where sharded training will gather and scatter.
+
+mod chain;
+mod gradients;
+
+use serde::{Deserialize, Serialize};
+
+pub use chain::micro_batch;
+pub use gradients::Gradients;
+
+/// What a micro-batch's forward and backward pass depend on besides model and data.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct StepOptions {
+    /// Number format of the computation.
+    pub precision: Precision,
+    /// What is kept for the backward pass.
+    pub activations: Activations,
+    /// Factor of the squared log of the softmax's denominator in the loss; 0 for none.
+    pub z_loss: f64,
+    /// Factor on the summed loss before it is differentiated: the reciprocal of the labelled
+    /// tokens in the whole batch.
+    pub loss_scale: f64,
+}
+
+/// Number format of the computation. Master weights, gradient sums and optimizer state are f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// Everything in f32.
+    #[default]
+    #[serde(rename = "fp32")]
+    F32,
+    /// Weights and activations in bf16; norms, softmax and loss inside in f32.
+    AmpBf16,
+}
+
+/// What a block keeps between its forward and its backward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activations {
+    /// Everything its backward pass needs: fastest.
+    #[default]
+    Keep,
+    /// Its input only; the forward pass runs again: least memory, a quarter to a third more work.
+    Recompute,
+}

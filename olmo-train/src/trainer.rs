@@ -1,0 +1,324 @@
+//! The loop: batches in, steps made, checkpoints and metrics out.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use burn::tensor::Device;
+use olmo_data::{Batch, DataLoader, LoaderState, TokenDataset};
+use olmo_hub::{Dtype, ModelFolder, Special, clean_leftovers, write_atomic};
+use olmo_model::{Labels, LossValues, Role, Transformer};
+use olmo_optim::{
+    AdamW, GradNorm, Optimizer, ParamGroups, ParamKind, UpdateOptions, clip_coefficient,
+    global_norm,
+};
+
+use crate::checkpoint::{self, Contents, DataIdentity, STATE_VERSION, TrainState};
+use crate::config::TrainConfig;
+use crate::error::Error;
+use crate::metrics::{MetricsFile, StepMetrics};
+use crate::step::{Gradients, StepOptions, micro_batch};
+
+/// What is told of a run while it runs. Everything is optional.
+pub trait Observer {
+    /// The run begins or goes on; `step` steps of `max_steps` are made.
+    fn on_start(&mut self, step: u64, max_steps: u64) {
+        let _ = (step, max_steps);
+    }
+
+    /// A step was made.
+    fn on_step(&mut self, metrics: &StepMetrics) {
+        let _ = metrics;
+    }
+
+    /// A checkpoint was saved.
+    fn on_checkpoint(&mut self, path: &Path) {
+        let _ = path;
+    }
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// All steps are made.
+    Finished,
+    /// It was asked to stop; the state is saved, and the same call goes on.
+    Interrupted,
+}
+
+/// A run: model, optimizer, data, and where they stand.
+#[derive(Debug)]
+pub struct Trainer {
+    config: TrainConfig,
+    /// Taken out while it is updated, so that there is one handle to each weight.
+    model: Option<Transformer>,
+    optimizer: Box<dyn Optimizer>,
+    groups: ParamGroups,
+    loader: DataLoader,
+    data: DataIdentity,
+    metrics: MetricsFile,
+    global_step: u64,
+    total_tokens: u64,
+    last_checkpoint: Option<(u64, PathBuf)>,
+}
+
+impl Trainer {
+    /// Opens data and model, and goes on from the newest checkpoint in the run's folder if there
+    /// is one.
+    ///
+    /// # Errors
+    ///
+    /// Any [`Error`] but [`Error::NonFinite`]: files that are missing, damaged or of another run.
+    pub fn new(config: TrainConfig, device: &Device) -> Result<Self, Error> {
+        let checkpoints = config.save_folder.join("checkpoints");
+        fs::create_dir_all(&checkpoints)
+            .map_err(|source| Error::Io { path: checkpoints.clone(), source })?;
+        clean_leftovers(&checkpoints)?;
+        let dataset = open_dataset(&config)?;
+        let data = DataIdentity {
+            seed: config.data_seed(),
+            n_instances: dataset.len(),
+            sequence_length: dataset.seq_len(),
+        };
+        let mut optimizer: Box<dyn Optimizer> = Box::new(AdamW::new(&config.adamw())?);
+        let newest = checkpoint::list(&checkpoints)?.pop();
+        let (model, state) = match &newest {
+            Some((_, dir)) => {
+                let loaded =
+                    checkpoint::load(dir, &config.model, &data, optimizer.as_mut(), device)?;
+                (loaded.model, Some(loaded.state))
+            }
+            None => (initial_model(&config, device)?, None),
+        };
+        let loader_state = state.as_ref().map_or(LoaderState::default(), |state| state.loader);
+        let global_step = state.as_ref().map_or(0, |state| state.global_step);
+        write_atomic(&config.save_folder.join("config.yaml"), |file| {
+            Ok::<_, Error>(file.put(config.to_yaml()?.as_bytes())?)
+        })?;
+        Ok(Self {
+            groups: groups(&config)?,
+            loader: DataLoader::new(Arc::new(dataset), config.loader(), loader_state)?,
+            metrics: MetricsFile::open_after(
+                &config.save_folder.join("metrics.jsonl"),
+                global_step,
+            )?,
+            total_tokens: state.map_or(0, |state| state.global_train_tokens_seen),
+            last_checkpoint: newest,
+            model: Some(model),
+            config,
+            optimizer,
+            data,
+            global_step,
+        })
+    }
+
+    /// The configuration of the run.
+    pub fn config(&self) -> &TrainConfig {
+        &self.config
+    }
+
+    /// Steps made.
+    pub fn global_step(&self) -> u64 {
+        self.global_step
+    }
+
+    /// The model as it is now.
+    ///
+    /// # Panics
+    ///
+    /// After a step has failed with [`Error::Optim`], which loses it.
+    pub fn model(&self) -> &Transformer {
+        self.model.as_ref().expect("no update has failed")
+    }
+
+    /// The newest checkpoint's folder.
+    pub fn last_checkpoint(&self) -> Option<&Path> {
+        self.last_checkpoint.as_ref().map(|(_, path)| path.as_path())
+    }
+
+    /// Makes steps until the run is done or `stop` is set, saving on the way and at the end.
+    ///
+    /// # Errors
+    ///
+    /// Any [`Error`]; the checkpoints made before it are whole.
+    pub fn run(
+        &mut self,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<Outcome, Error> {
+        let max_steps = self.config.max_duration;
+        observer.on_start(self.global_step, max_steps);
+        while self.global_step < max_steps {
+            if stop.load(Ordering::Relaxed) {
+                self.save_unless_saved(observer)?;
+                return Ok(Outcome::Interrupted);
+            }
+            let metrics = self.step()?;
+            self.metrics.append(&metrics)?;
+            observer.on_step(&metrics);
+            if self.global_step.is_multiple_of(self.config.save_interval) {
+                self.save_unless_saved(observer)?;
+            }
+        }
+        self.save_unless_saved(observer)?;
+        Ok(Outcome::Finished)
+    }
+
+    /// One step: gradients of the whole batch, clipping, update.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NonFinite`], before the weights are touched; [`Error::Data`]; [`Error::Optim`].
+    pub fn step(&mut self) -> Result<StepMetrics, Error> {
+        let start = Instant::now();
+        let epoch = self.loader.state().epoch;
+        let batch = self.loader.next_batch()?;
+        let step = self.global_step + 1;
+        let (losses, n_labels, mut gradients) = self.gradients(&batch);
+        let finite = |what, value: f64| {
+            if value.is_finite() { Ok(value) } else { Err(Error::NonFinite { what, value, step }) }
+        };
+        let cross_entropy = finite("the loss", losses.cross_entropy / n_labels)?;
+        let total_grad_norm = match global_norm(gradients.iter().map(|(_, sum)| sum))? {
+            GradNorm::Finite(norm) => norm,
+            GradNorm::NonFinite(norm) => finite("the norm of the gradients", norm)?,
+        };
+        let clip_coefficient = match self.config.grad_norm_limit() {
+            Some(limit) => clip_coefficient(total_grad_norm, limit.at(step)),
+            None => 1.0,
+        };
+        let peak = self.config.optimizer.learning_rate;
+        let lr = self.config.scheduler.at(peak, step, self.config.max_duration);
+        self.update(&mut gradients, lr, clip_coefficient)?;
+
+        self.global_step = step;
+        self.total_tokens += batch.tokens.len() as u64;
+        let z_loss = self.config.z_loss;
+        Ok(StepMetrics {
+            step,
+            cross_entropy,
+            perplexity: cross_entropy.exp(),
+            z_loss: (z_loss > 0.0).then(|| z_loss * losses.squared_lse / n_labels),
+            total_grad_norm,
+            clip_coefficient,
+            learning_rate: lr,
+            epoch,
+            total_tokens: self.total_tokens,
+            tokens_per_second: batch.tokens.len() as f64 / start.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// Summed losses of a batch, its labelled tokens, and the gradients of its mean objective.
+    fn gradients(&self, batch: &Batch) -> (LossValues, f64, Gradients) {
+        let seq = batch.seq_len;
+        let micro_tokens = self.config.device_train_microbatch_size * seq;
+        let micro_batches: Vec<_> = batch
+            .tokens
+            .chunks(micro_tokens)
+            .map(|tokens| (tokens, Labels::next_token(tokens, seq)))
+            .collect();
+        let n_labels = micro_batches.iter().map(|(_, labels)| labels.count()).sum::<usize>() as f64;
+        let options = StepOptions {
+            precision: self.config.precision,
+            activations: self.config.activations,
+            z_loss: self.config.z_loss,
+            loss_scale: 1.0 / n_labels,
+        };
+        let mut gradients = Gradients::new();
+        let mut total = LossValues::default();
+        for (tokens, labels) in &micro_batches {
+            let losses = micro_batch(self.model(), tokens, seq, labels, &options, &mut gradients);
+            total.objective += losses.objective;
+            total.cross_entropy += losses.cross_entropy;
+            total.squared_lse += losses.squared_lse;
+        }
+        (total, n_labels, gradients)
+    }
+
+    fn update(&mut self, gradients: &mut Gradients, lr: f64, grad_scale: f64) -> Result<(), Error> {
+        let Self { optimizer, groups, model, .. } = self;
+        let updated = model.take().map(|model| {
+            model.map_parameters(|path, weight| {
+                let Some(gradient) = gradients.take(path) else { return Ok(weight) };
+                let weight_decay = groups.weight_decay(path).unwrap_or(0.0);
+                let options = UpdateOptions { lr, weight_decay, grad_scale };
+                optimizer.update(path, weight, gradient, &options)
+            })
+        });
+        *model = updated.transpose()?;
+        Ok(())
+    }
+
+    fn save_unless_saved(&mut self, observer: &mut dyn Observer) -> Result<(), Error> {
+        if self.last_checkpoint.as_ref().is_some_and(|(step, _)| *step == self.global_step) {
+            return Ok(());
+        }
+        let checkpoints = self.config.save_folder.join("checkpoints");
+        let state = TrainState {
+            version: STATE_VERSION,
+            global_step: self.global_step,
+            global_train_tokens_seen: self.total_tokens,
+            loader: self.loader.state(),
+            data: self.data.clone(),
+            optimizer_steps: self.optimizer.steps().into_iter().collect(),
+        };
+        let special = Special {
+            bos_token_id: None,
+            eos_token_id: self.config.eos_token_id.into_iter().collect(),
+            pad_token_id: self.config.pad_token_id,
+        };
+        let contents = Contents {
+            model: self.model(),
+            optimizer: self.optimizer.as_ref(),
+            state: &state,
+            special: &special,
+            tokenizer: self.config.tokenizer.as_deref(),
+        };
+        let path = checkpoint::save(&checkpoints, &contents)?;
+        observer.on_checkpoint(&path);
+        self.last_checkpoint = Some((self.global_step, path));
+        match self.config.save_num_checkpoints_to_keep {
+            Some(keep) => checkpoint::prune(&checkpoints, keep),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The data, every id checked against the vocabulary as it is read.
+fn open_dataset(config: &TrainConfig) -> Result<TokenDataset, Error> {
+    let data = &config.data;
+    let dataset = TokenDataset::open(&data.paths, data.memmap_dtype, data.sequence_length)?;
+    let vocab_size = u32::try_from(config.model.vocab_size).unwrap_or(u32::MAX);
+    Ok(dataset.with_vocab_size(vocab_size))
+}
+
+fn initial_model(config: &TrainConfig, device: &Device) -> Result<Transformer, Error> {
+    let Some(path) = &config.load_path else {
+        return Ok(Transformer::init(&config.model, &config.init, config.seed, device)?);
+    };
+    let folder = ModelFolder::open(path)?;
+    if *folder.model_config() != config.model {
+        return Err(Error::Config {
+            origin: "load_path".to_owned(),
+            message: format!(
+                "{} holds a model of another architecture than `model` describes",
+                path.display()
+            ),
+        });
+    }
+    Ok(folder.load(device, Some(Dtype::F32))?)
+}
+
+fn groups(config: &TrainConfig) -> Result<ParamGroups, Error> {
+    let parameters = config.model.parameters().into_iter().map(|parameter| {
+        let kind = match parameter.role {
+            Role::Embedding => ParamKind::Embedding,
+            Role::Norm => ParamKind::Norm,
+            _ => ParamKind::Linear,
+        };
+        (parameter.path, kind)
+    });
+    Ok(ParamGroups::new(parameters, config.group_rules(), config.optimizer.weight_decay)?)
+}
