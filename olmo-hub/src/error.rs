@@ -203,7 +203,10 @@ impl fmt::Display for FieldProblem {
 #[non_exhaustive]
 pub enum FolderProblem {
     /// Neither `model.safetensors` nor its index is there.
-    #[error("neither model.safetensors nor model.safetensors.index.json is there")]
+    #[error(
+        "neither model.safetensors nor model.safetensors.index.json is there; other formats, such \
+         as pytorch_model.bin, are not read"
+    )]
     NoTensors,
     /// The index names a file that is not there.
     #[error("{file} is named by the index but is not there")]

@@ -23,6 +23,9 @@ use crate::values::{ReadError, Stored};
 const OUTPUT: &str = "lm_head.weight";
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
+/// Elements of the two that are compared at a time.
+const COMPARED: usize = 1 << 20;
+
 /// A model folder that is complete by its headers; no weights are read yet.
 #[derive(Debug)]
 pub struct ModelFolder {
@@ -47,7 +50,9 @@ impl ModelFolder {
         let special = read_special(dir, &config.special)?;
         let mut problems = Vec::new();
         let shards = Shards::open(dir, &mut problems)?;
-        check_tensors(&shards, &config, &mut problems);
+        if !problems.contains(&FolderProblem::NoTensors) {
+            check_tensors(&shards, &config, &mut problems);
+        }
         if !problems.is_empty() {
             return Err(Error::Folder { path: dir.to_owned(), problems: Problems(problems) });
         }
@@ -146,19 +151,24 @@ impl ModelFolder {
         if !self.config.model.weight_tying || self.shards.get(OUTPUT).is_none() {
             return Ok(());
         }
-        let values = |name: &str| -> Result<Vec<f32>> {
-            self.stored(name)?.any_f32().map_err(|error| self.read_error(name, error))
+        let (output, embedding) = (self.stored(OUTPUT)?, self.stored(EMBEDDING)?);
+        let differ_at = |index| {
+            let (path, tensor) = (self.file_of(OUTPUT), OUTPUT.to_owned());
+            Err(Error::TiedHead { path, tensor, index })
         };
-        let (output, embedding) = (values(OUTPUT)?, values(EMBEDDING)?);
-        let differ = |(a, b): (&f32, &f32)| a.to_bits() != b.to_bits();
-        match output.iter().zip(&embedding).position(differ) {
-            None if output.len() == embedding.len() => Ok(()),
-            index => Err(Error::TiedHead {
-                path: self.file_of(OUTPUT),
-                tensor: OUTPUT.to_owned(),
-                index: index.unwrap_or(embedding.len().min(output.len())),
-            }),
+        let n_elements = output.n_elements.min(embedding.n_elements);
+        for first in (0..n_elements).step_by(COMPARED) {
+            let values = |stored: Stored<'_>, name: &str| {
+                let part = stored.part(first, COMPARED.min(n_elements - first));
+                part.any_f32().map_err(|error| self.read_error(name, error))
+            };
+            let (output, embedding) = (values(output, OUTPUT)?, values(embedding, EMBEDDING)?);
+            let differ = |(a, b): (&f32, &f32)| a.to_bits() != b.to_bits();
+            if let Some(index) = output.iter().zip(&embedding).position(differ) {
+                return differ_at(first + index);
+            }
         }
+        if output.n_elements == embedding.n_elements { Ok(()) } else { differ_at(n_elements) }
     }
 
     fn file_of(&self, name: &str) -> PathBuf {

@@ -1,5 +1,7 @@
 //! `config.json` in every spelling, and what is refused.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::Path;
 
 use olmo_hub::{Dtype, Error, Family, HfConfig, Special};

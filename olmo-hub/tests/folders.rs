@@ -1,5 +1,9 @@
 //! Folders that `transformers` wrote: every configuration is read, every tensor finds its place.
 
+#![cfg(feature = "flex")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "a test that is skipped says so")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

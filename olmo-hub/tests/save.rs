@@ -1,5 +1,8 @@
 //! Saving, and loading what was saved.
 
+#![cfg(feature = "flex")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;

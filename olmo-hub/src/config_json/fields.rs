@@ -54,13 +54,11 @@ impl Fields {
     pub(super) fn optional_size(&mut self, name: &str) -> Option<usize> {
         let value = self.take_set(name)?;
         let size = value.as_u64().and_then(|size| usize::try_from(size).ok());
-        match size {
-            Some(size @ 1..=MAX_SIZE) => Some(size),
-            _ => {
-                self.problem(name, value, format!("a whole number from 1 to {MAX_SIZE}"));
-                None
-            }
+        let size = size.filter(|size| (1..=MAX_SIZE).contains(size));
+        if size.is_none() {
+            self.problem(name, value, format!("a whole number from 1 to {MAX_SIZE}"));
         }
+        size
     }
 
     pub(super) fn real(&mut self, name: &str, default: f64) -> f64 {
