@@ -6,7 +6,7 @@
 //!
 //! - [`config_json`]: `config.json` and [`ModelConfig`](olmo_model::ModelConfig)
 //! - [`keys`]: the names of a tensor here and there
-//! - [`read`] and [`write`]: model folders
+//! - [`mod@read`] and [`mod@write`]: model folders
 //! - [`tensor_file`]: any named tensors, for optimizer state
 //! - [`atomic`]: files and folders that are there whole or not at all
 
