@@ -1,0 +1,82 @@
+//! The command line: its verbs and the options that all of them share.
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::commands::{data, devices, eval, generate, logits, model, quickstart, train};
+use crate::device::DeviceName;
+
+/// OLMo on burn: train, run and measure the OLMo family of language models.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, arg_required_else_help = true, after_help = AFTER)]
+pub(crate) struct Cli {
+    /// Where tensors live: flex, wgpu, vulkan, metal, cuda[:N], rocm[:N], tch or tch-cuda[:N]
+    #[arg(long, global = true, default_value = "flex", value_name = "DEVICE")]
+    device: DeviceName,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER: &str = "Example:
+  olmo generate --model OLMo-2-0425-1B --prompt \"The capital of France is\"
+
+Exit codes: 0 success, 1 the machine failed (disk, memory, numbers), 2 the input is wrong.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Quickstart(quickstart::Quickstart),
+    Devices(devices::Devices),
+    #[command(subcommand)]
+    Model(model::Model),
+    Generate(generate::Generate),
+    Logits(logits::Logits),
+    Train(train::Train),
+    #[command(subcommand)]
+    Eval(eval::Eval),
+    #[command(subcommand)]
+    Data(data::Data),
+}
+
+impl Cli {
+    /// Runs the verb that was asked for.
+    pub(crate) fn run(self) -> Result<()> {
+        let device = self.device;
+        match self.command {
+            Command::Quickstart(command) => command.run(device),
+            Command::Devices(command) => command.run(),
+            Command::Model(command) => command.run(),
+            Command::Generate(command) => command.run(device),
+            Command::Logits(command) => command.run(device),
+            Command::Train(command) => command.run(device),
+            Command::Eval(command) => command.run(device),
+            Command::Data(command) => command.run(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound_and_every_verb_has_an_example() {
+        let command = Cli::command();
+        command.clone().debug_assert();
+        let mut left: Vec<clap::Command> = vec![command];
+        let mut n_verbs = 0;
+        while let Some(command) = left.pop() {
+            let verbs: Vec<_> = command.get_subcommands().cloned().collect();
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(
+                !verbs.is_empty() || help.contains("\n  olmo "),
+                "{} has no example",
+                command.get_name()
+            );
+            n_verbs += usize::from(verbs.is_empty());
+            left.extend(verbs);
+        }
+        assert_eq!(n_verbs, 11);
+    }
+}

@@ -1,0 +1,84 @@
+//! `olmo logits`: the logits of token rows, as a safetensors file.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail, ensure};
+use burn::tensor::{Int, Tensor, TensorData};
+use clap::Args;
+use olmo_hub::{Dtype, TensorSpec, write_tensors};
+use olmo_model::Transformer;
+
+use crate::device::DeviceName;
+use crate::input::{self, ComputeDtype};
+
+/// Write the logits of the token after each token
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  echo '[[510, 5347, 273], [1, 2, 3]]' > tokens.json
+  olmo logits --model OLMo-2-0425-1B --tokens tokens.json --out logits.safetensors")]
+pub(crate) struct Logits {
+    /// Folder of the model
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// JSON [[ids], …], rows of equal length
+    #[arg(long, value_name = "FILE")]
+    tokens: PathBuf,
+    /// Safetensors file to write: `logits`, [batch, seq, vocab] in f32
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// What to compute in; bf16 halves the memory
+    #[arg(long, value_enum, default_value = "f32")]
+    dtype: ComputeDtype,
+}
+
+impl Logits {
+    pub(crate) fn run(&self, device: DeviceName) -> Result<()> {
+        let folder = input::model_folder(&self.model)?;
+        let config = folder.model_config();
+        let (vocab_size, limit) = (config.vocab_size, config.max_sequence_length);
+        let rows = input::token_rows(&self.tokens, vocab_size)?;
+        let seq = row_length(&rows, &self.tokens)?;
+        ensure!(
+            seq <= limit,
+            "the rows of {} have {seq} tokens, more than the model's context of {limit}",
+            self.tokens.display()
+        );
+        let model = input::load(&folder, device, self.dtype)?;
+        let shape = vec![rows.len(), seq, vocab_size];
+        let spec = TensorSpec { name: "logits".to_owned(), dtype: Dtype::F32, shape };
+        write_tensors(&self.out, &[spec], &[], |_| -> Result<_> {
+            let mut bytes = Vec::new();
+            // Row by row: only the logits of a batch need to be held, not its activations.
+            for row in &rows {
+                append_logits(&model, row, &mut bytes)?;
+            }
+            Ok(Cow::Owned(bytes))
+        })
+    }
+}
+
+/// The length that all rows have.
+fn row_length(rows: &[Vec<u32>], path: &Path) -> Result<usize> {
+    let length = rows.first().map_or(0, Vec::len);
+    if let Some(i) = rows.iter().position(|row| row.len() != length) {
+        bail!(
+            "the rows of {} are of unequal length: row 1 has {length} tokens, row {} has {}; \
+             give rows of equal length",
+            path.display(),
+            i + 1,
+            rows[i].len(),
+        );
+    }
+    Ok(length)
+}
+
+/// Appends the logits of one row as little-endian f32.
+fn append_logits(model: &Transformer, row: &[u32], bytes: &mut Vec<u8>) -> Result<()> {
+    let ids: Vec<i32> = row.iter().map(|&id| id as i32).collect();
+    let data = TensorData::new(ids, [1, row.len()]);
+    let tokens: Tensor<2, Int> = Tensor::from_data(data, &model.device());
+    let logits = model.forward(tokens, None)?.into_data();
+    bytes.extend(logits.iter::<f32>().flat_map(f32::to_le_bytes));
+    Ok(())
+}

@@ -1,0 +1,110 @@
+//! Errors as a user sees them, and the exit code that a script sees.
+
+use std::error::Error as StdError;
+use std::io;
+use std::process::ExitCode;
+
+/// Of the machine: disk, network, memory, numbers.
+const RUNTIME: u8 = 1;
+/// Of the user: a flag, a configuration, the content of a file. Also what clap exits with.
+const INPUT: u8 = 2;
+
+/// Prints an error with its causes and gives the exit code.
+///
+/// A closed pipe, as of `olmo model list | head -1`, is no error.
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    if error.chain().any(|cause| io_kind(cause) == Some(io::ErrorKind::BrokenPipe)) {
+        return ExitCode::SUCCESS;
+    }
+    let mut message = format!("error: {error}");
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        // Many messages of the libraries end in that of their cause.
+        if !message.ends_with(&cause) {
+            message.push_str("\n  because: ");
+            message.push_str(&cause);
+        }
+    }
+    crate::output::complain(&message);
+    ExitCode::from(exit_code(error))
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.chain().any(is_runtime) { RUNTIME } else { INPUT }
+}
+
+fn is_runtime(error: &(dyn StdError + 'static)) -> bool {
+    if let Some(kind) = io_kind(error) {
+        return !is_about_input(kind);
+    }
+    if let Some(error) = error.downcast_ref::<olmo_data::Error>() {
+        return is_runtime_data(error);
+    }
+    if let Some(error) = error.downcast_ref::<olmo_eval::Error>() {
+        return match error {
+            olmo_eval::Error::Data(error) => is_runtime_data(error),
+            olmo_eval::Error::NonFiniteLoss { .. } | olmo_eval::Error::Cancelled => true,
+            _ => false,
+        };
+    }
+    if let Some(error) = error.downcast_ref::<olmo_model::Error>() {
+        return matches!(error, olmo_model::Error::NonFiniteLogits);
+    }
+    if let Some(error) = error.downcast_ref::<olmo_train::Error>() {
+        return match error {
+            olmo_train::Error::NonFinite { .. } => true,
+            olmo_train::Error::Data(error) => is_runtime_data(error),
+            _ => false,
+        };
+    }
+    error.is::<ctrlc::Error>() || error.is::<crate::commands::train::Stopped>()
+}
+
+fn is_runtime_data(error: &olmo_data::Error) -> bool {
+    match error {
+        olmo_data::Error::Io { source, .. } => !is_about_input(source.kind()),
+        olmo_data::Error::Cancelled | olmo_data::Error::LoaderStopped => true,
+        _ => false,
+    }
+}
+
+fn io_kind(error: &(dyn StdError + 'static)) -> Option<io::ErrorKind> {
+    error.downcast_ref::<io::Error>().map(io::Error::kind)
+}
+
+/// A path that is wrong or a file whose content is, rather than a disk that fails.
+fn is_about_input(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::NotFound
+            | io::ErrorKind::AlreadyExists
+            | io::ErrorKind::InvalidData
+            | io::ErrorKind::InvalidInput
+            | io::ErrorKind::IsADirectory
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::UnexpectedEof
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn io_error(kind: io::ErrorKind) -> olmo_data::Error {
+        olmo_data::Error::Io { path: "x".into(), source: kind.into() }
+    }
+
+    #[test]
+    fn exit_codes_tell_the_machine_from_the_input() {
+        let code = |error: anyhow::Error| exit_code(&error);
+        assert_eq!(code(io_error(io::ErrorKind::StorageFull).into()), RUNTIME);
+        assert_eq!(code(io_error(io::ErrorKind::NotFound).into()), INPUT);
+        let wrapped = olmo_eval::Error::Data(io_error(io::ErrorKind::PermissionDenied));
+        assert_eq!(code(anyhow::Error::from(wrapped).context("while reading")), RUNTIME);
+        assert_eq!(code(olmo_model::Error::NonFiniteLogits.into()), RUNTIME);
+        assert_eq!(code(olmo_model::Error::EmptyPrompt.into()), INPUT);
+        assert_eq!(code(olmo_data::Error::Cancelled.into()), RUNTIME);
+        assert_eq!(code(olmo_eval::Error::Data(olmo_data::Error::NoFiles).into()), INPUT);
+        assert_eq!(code(anyhow::anyhow!("unknown preset")), INPUT);
+    }
+}

@@ -1,0 +1,37 @@
+//! Ctrl-C: the first asks the work to stop and clean up, the second ends the process.
+
+use std::process;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context as _, Result};
+
+/// Whether the user has asked to stop.
+#[derive(Debug, Clone)]
+pub(crate) struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// Listens from here on.
+    pub(crate) fn listen() -> Result<Self> {
+        let asked = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&asked);
+        ctrlc::set_handler(move || {
+            if flag.swap(true, Ordering::Relaxed) {
+                #[expect(clippy::exit, reason = "asked twice, the user does not want to wait")]
+                process::exit(130);
+            }
+            crate::output::complain("stopping; once more to stop at once");
+        })
+        .context("cannot listen for Ctrl-C")?;
+        Ok(Self(asked))
+    }
+
+    /// Set once the user has asked.
+    pub(crate) fn flag(&self) -> &AtomicBool {
+        &self.0
+    }
+
+    pub(crate) fn is_asked(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,58 @@
+//! OLMo on burn: the OLMo family of language models, trained, run and measured in Rust.
+//!
+//! This crate only gathers the others under one name; each can be used alone.
+//!
+//! | module | crate | what it is for |
+//! |---|---|---|
+//! | [`model`] | `olmo-model` | the network: token ids in, logits out; generation |
+//! | [`optim`] | `olmo-optim` | optimizers, gradient clipping, learning-rate schedules |
+//! | [`data`] | `olmo-data` | tokenizers, token files, batches in OLMo's order |
+//! | [`hub`] | `olmo-hub` | checkpoints as Hugging Face folders |
+//! | [`eval`] | `olmo-eval` | perplexity and bits per byte |
+//!
+//! The `olmo` command comes with it; `olmo --help` lists its verbs.
+//!
+//! # Example
+//!
+//! ```no_run
+//! use olmo::prelude::*;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let folder = ModelFolder::open("OLMo-2-0425-1B")?;
+//! let model = folder.load(&Device::flex(), None)?;
+//! let tokenizer = Tokenizer::from_file("OLMo-2-0425-1B/tokenizer.json")?;
+//!
+//! let prompt = tokenizer.encode("The capital of France is")?;
+//! let mut text = TokenStream::new(tokenizer, SpecialTokens::Skip);
+//! for token in model.generate(&prompt, Sampling::top_p(0.9, 0.7).seed(0))?.take(32) {
+//!     if let Some(piece) = text.push(token?)? {
+//!         print!("{piece}");
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Features
+//!
+//! Each adds a burn backend: `flex` (pure Rust on the CPU, the default), `wgpu`, `vulkan`, `metal`,
+//! `cuda`, `rocm` and `tch` (libtorch). Which one runs is chosen by the [`Device`](prelude::Device)
+//! at run time.
+
+pub use olmo_data as data;
+pub use olmo_eval as eval;
+pub use olmo_hub as hub;
+pub use olmo_model as model;
+pub use olmo_optim as optim;
+
+/// What most programs need, for `use olmo::prelude::*`.
+pub mod prelude {
+    pub use burn::tensor::Device;
+    pub use olmo_data::{
+        Corpus, DataLoader, DataLoaderConfig, SpecialTokens, TokenDataset, TokenDtype, TokenStream,
+        Tokenizer,
+    };
+    pub use olmo_eval::{FirstToken, Perplexity, PerplexityEval, TokenizedDocument};
+    pub use olmo_hub::ModelFolder;
+    pub use olmo_model::{ModelConfig, Sampling, Transformer, presets};
+}

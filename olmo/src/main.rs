@@ -1,0 +1,24 @@
+//! The `olmo` command: parse, call a library, print.
+//!
+//! Results go to standard output, progress and errors to standard error. Exit codes: 0 where all
+//! went well, 1 where the machine failed (disk, memory, numbers), 2 where the input is wrong.
+
+mod cli;
+mod commands;
+mod device;
+mod failure;
+mod input;
+mod interrupt;
+mod output;
+mod progress;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    match cli::Cli::parse().run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure::report(&error),
+    }
+}
