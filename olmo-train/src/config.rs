@@ -365,7 +365,7 @@ save_interval: 10
     fn overrides_reach_into_maps_and_lists() {
         let config = parse(&["data.paths.1=c.npy", "optimizer.betas=[0.8, 0.9]"]).expect("sound");
         assert_eq!(config.data.paths, [PathBuf::from("a.npy"), PathBuf::from("c.npy")]);
-        assert_eq!(config.optimizer.betas, [0.8, 0.9]);
+        assert!(config.optimizer.betas.iter().zip([0.8, 0.9]).all(|(a, b)| (a - b).abs() < 1e-12));
     }
 
     #[test]

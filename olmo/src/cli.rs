@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::commands::{data, devices, eval, generate, logits, model, quickstart, train};
+use crate::commands::{bench, data, devices, eval, generate, logits, model, quickstart, train};
 use crate::device::DeviceName;
 
 /// OLMo on burn: train, run and measure the OLMo family of language models.
@@ -35,6 +35,8 @@ enum Command {
     Eval(eval::Eval),
     #[command(subcommand)]
     Data(data::Data),
+    #[command(subcommand)]
+    Bench(bench::Bench),
 }
 
 impl Cli {
@@ -50,6 +52,7 @@ impl Cli {
             Command::Train(command) => command.run(device),
             Command::Eval(command) => command.run(device),
             Command::Data(command) => command.run(),
+            Command::Bench(command) => command.run(device),
         }
     }
 }
@@ -77,6 +80,6 @@ mod tests {
             n_verbs += usize::from(verbs.is_empty());
             left.extend(verbs);
         }
-        assert_eq!(n_verbs, 11);
+        assert_eq!(n_verbs, 12);
     }
 }

@@ -11,11 +11,19 @@ use super::{Activations, Gradients, Precision, StepOptions};
 
 /// What a segment leaves behind for its backward pass.
 enum Saved {
-    /// The graph: its leaf for the input, the block whose parameters are its other leaves, and the
-    /// output.
-    Graph { input: Tensor<3>, block: Block, output: Tensor<3> },
+    /// Everything.
+    Graph(Graph),
     /// The input alone.
     Input(Tensor<3>),
+}
+
+/// A block's autodiff graph.
+struct Graph {
+    /// The leaf for the input.
+    input: Tensor<3>,
+    /// The block whose parameters are the other leaves.
+    block: Box<Block>,
+    output: Tensor<3>,
 }
 
 /// Adds the gradients of one micro-batch to `gradients`, and returns its summed losses.
@@ -76,8 +84,7 @@ impl Chain<'_> {
         match self.options.activations {
             Activations::Keep => {
                 let graph = self.graph(block, x);
-                let Saved::Graph { output, .. } = &graph else { unreachable!("just made") };
-                (output.clone().inner(), graph)
+                (graph.output.clone().inner(), Saved::Graph(graph))
             }
             Activations::Recompute => {
                 // Leaves of a graph that is never asked for gradients cost nothing but the cast.
@@ -87,11 +94,11 @@ impl Chain<'_> {
         }
     }
 
-    fn graph(&self, block: &Block, x: Tensor<3>) -> Saved {
+    fn graph(&self, block: &Block, x: Tensor<3>) -> Graph {
         let input = x.autodiff().require_grad();
-        let block = walk::leaves(block, self.dtype());
+        let block = Box::new(walk::leaves(block, self.dtype()));
         let output = block.forward(input.clone(), &self.positions, None);
-        Saved::Graph { input, block, output }
+        Graph { input, block, output }
     }
 
     /// Loss, the head's gradients, and the gradient of the head's input.
@@ -133,13 +140,12 @@ impl Chain<'_> {
         upstream: Tensor<3>,
         gradients: &mut Gradients,
     ) -> Tensor<3> {
-        let graph = match saved {
+        let Graph { input, block, output } = match saved {
             Saved::Input(x) => self.graph(block, x),
-            graph @ Saved::Graph { .. } => graph,
+            Saved::Graph(graph) => graph,
         };
-        let Saved::Graph { input, block, output } = graph else { unreachable!("just made") };
         let mut graph = seeded(output, upstream);
-        walk::take_gradients(&block, &mut graph, |path, g| {
+        walk::take_gradients(block.as_ref(), &mut graph, |path, g| {
             gradients.add(&format!("blocks.{layer}.{path}"), g);
         });
         taken(&input, &mut graph)

@@ -1,5 +1,6 @@
 //! The verbs, one a file: each parses, calls a library and prints.
 
+pub(crate) mod bench;
 pub(crate) mod data;
 pub(crate) mod devices;
 pub(crate) mod eval;

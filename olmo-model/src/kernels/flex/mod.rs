@@ -4,6 +4,11 @@
 //! times; here it is one pass over rows that are in cache, shared among the threads. Where the
 //! operand is not f32, the composed form is used. Results do not depend on the number of threads.
 
+#![allow(
+    clippy::inline_always,
+    reason = "what is not inlined into the dispatched function is compiled without its instructions"
+)]
+
 mod lanes;
 mod norm;
 mod rotary;

@@ -36,23 +36,25 @@ pub(super) fn backward(
     let mut dgate = vec![0.0; gate.len()];
     // `up` is read once per element, just before the gradient by it takes its place.
     let mut dup = into_vec(up);
-    let run = |(((dgate, dup), gate), grad): (((&mut [f32], &mut [f32]), &[f32]), &[f32])| {
-        pulp::Arch::new().dispatch(
-            #[inline(always)]
-            || {
-                for (((dgate, dup), x), g) in dgate.iter_mut().zip(dup).zip(gate).zip(grad) {
-                    let s = lanes::sigmoid(*x);
-                    *dgate = g * *dup * (s * (1.0 + x * (1.0 - s)));
-                    *dup = g * (x * s);
-                }
-            },
-        );
-    };
     dgate
         .par_chunks_mut(PARALLEL_ELEMENTS)
         .zip(dup.par_chunks_mut(PARALLEL_ELEMENTS))
-        .zip(gate.par_chunks(PARALLEL_ELEMENTS))
-        .zip(grad.par_chunks(PARALLEL_ELEMENTS))
-        .for_each(run);
+        .zip(gate.par_chunks(PARALLEL_ELEMENTS).zip(grad.par_chunks(PARALLEL_ELEMENTS)))
+        .for_each(|((dgate, dup), (gate, grad))| {
+            pulp::Arch::new().dispatch(
+                #[inline(always)]
+                || backward_block(dgate, dup, gate, grad),
+            );
+        });
     (from_vec(dgate, shape.clone()), from_vec(dup, shape))
+}
+
+/// Writes the gradient by `gate`, and puts that by `up` in the place of `up`.
+#[inline(always)]
+fn backward_block(dgate: &mut [f32], up: &mut [f32], gate: &[f32], grad: &[f32]) {
+    for (((dgate, up), x), g) in dgate.iter_mut().zip(up).zip(gate).zip(grad) {
+        let s = lanes::sigmoid(*x);
+        *dgate = g * *up * (s * (1.0 + x * (1.0 - s)));
+        *up = g * (x * s);
+    }
 }

@@ -1,0 +1,190 @@
+//! `olmo bench train`: tokens per second and peak memory of training steps.
+
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use burn::tensor::Device;
+use clap::{Args, ValueEnum};
+use olmo_model::{InitConfig, Labels, ModelConfig, Transformer, presets};
+use olmo_optim::{
+    AdamW, AdamWConfig, Optimizer as _, UpdateOptions, clip_coefficient, global_norm,
+};
+use olmo_train::step::{Activations, Gradients, Precision, StepOptions, micro_batch};
+use serde::Serialize;
+
+use crate::device::DeviceName;
+use crate::output;
+
+/// Time whole training steps of an OLMo of any size, with random weights and tokens
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  olmo bench train --d-model 512 --n-layers 8 --n-heads 8 --seq-len 512 --micro-batch 4 --json
+
+A step is forward, backward, clipping and AdamW of one micro-batch. The first is not timed.")]
+pub(crate) struct Train {
+    /// Width of the residual stream; the feed-forward layer is four times as wide
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    d_model: usize,
+    /// Blocks
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    n_layers: usize,
+    /// Attention heads
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    n_heads: usize,
+    /// Rows of the embedding
+    #[arg(long, value_name = "N", default_value_t = 50_304)]
+    vocab_size: usize,
+    /// Tokens in an instance
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    seq_len: usize,
+    /// Instances in a step
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    micro_batch: usize,
+    /// Steps that are timed
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    steps: usize,
+    /// What to compute in
+    #[arg(long, value_enum, default_value = "fp32")]
+    precision: PrecisionName,
+    /// What is kept for the backward pass
+    #[arg(long, value_enum, default_value = "keep")]
+    activations: ActivationsName,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum PrecisionName {
+    Fp32,
+    AmpBf16,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ActivationsName {
+    Keep,
+    Recompute,
+}
+
+/// What was measured.
+#[derive(Debug, Serialize)]
+struct Report {
+    params: usize,
+    tokens_per_second: f64,
+    seconds_per_step: f64,
+    /// Six floating-point operations for each parameter and token, as the peers count.
+    gflops: f64,
+    /// Of the whole process; `None` where the system does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peak_bytes: Option<u64>,
+    loss: f64,
+}
+
+impl Train {
+    pub(crate) fn run(&self, device: DeviceName) -> Result<()> {
+        let report = self.measure(&device.open()?)?;
+        if self.json {
+            return Ok(output::json(&report)?);
+        }
+        let memory = report.peak_bytes.map(output::bytes).unwrap_or_default();
+        Ok(output::line(format!(
+            "{} parameters: {:.1} tokens/s, {:.2} s a step, {:.1} GFLOP/s, peak {memory}",
+            output::scaled(report.params as u64),
+            report.tokens_per_second,
+            report.seconds_per_step,
+            report.gflops,
+        ))?)
+    }
+
+    fn config(&self) -> Result<ModelConfig> {
+        let Self { d_model, n_layers, n_heads, vocab_size, seq_len, .. } = *self;
+        ensure!(n_heads > 0, "--n-heads is 0, expected at least 1");
+        ensure!(seq_len > 1, "--seq-len is {seq_len}, expected at least 2");
+        ensure!(self.micro_batch > 0, "--micro-batch is 0, expected at least 1");
+        ensure!(self.steps > 0, "--steps is 0, expected at least 1");
+        let model = presets::small_olmo(d_model, n_layers, n_heads, vocab_size);
+        Ok(ModelConfig { max_sequence_length: seq_len, ..model })
+    }
+
+    fn measure(&self, device: &Device) -> Result<Report> {
+        let config = self.config()?;
+        let n_tokens = self.micro_batch * self.seq_len;
+        let init = InitConfig::Mitchell { cutoff: None, embedding_std: None };
+        let mut run = Run {
+            model: Some(Transformer::init(&config, &init, 0, device)?),
+            optimizer: AdamW::new(&AdamWConfig::default())?,
+            // Any tokens do: a step's cost does not depend on which they are.
+            tokens: (0..n_tokens).map(|i| (i * 7919 % config.vocab_size) as u32).collect(),
+            seq_len: self.seq_len,
+            options: self.options(n_tokens - self.micro_batch),
+        };
+        run.step()?;
+        let start = Instant::now();
+        let mut loss = 0.0;
+        for _ in 0..self.steps {
+            loss = run.step()?;
+        }
+        let seconds_per_step = start.elapsed().as_secs_f64() / self.steps as f64;
+        let params = config.n_parameters();
+        Ok(Report {
+            params,
+            tokens_per_second: n_tokens as f64 / seconds_per_step,
+            seconds_per_step,
+            gflops: 6.0 * (params * n_tokens) as f64 / seconds_per_step / 1e9,
+            peak_bytes: peak_bytes(),
+            loss,
+        })
+    }
+
+    fn options(&self, n_labels: usize) -> StepOptions {
+        StepOptions {
+            precision: match self.precision {
+                PrecisionName::Fp32 => Precision::F32,
+                PrecisionName::AmpBf16 => Precision::AmpBf16,
+            },
+            activations: match self.activations {
+                ActivationsName::Keep => Activations::Keep,
+                ActivationsName::Recompute => Activations::Recompute,
+            },
+            z_loss: 0.0,
+            loss_scale: 1.0 / n_labels as f64,
+        }
+    }
+}
+
+struct Run {
+    model: Option<Transformer>,
+    optimizer: AdamW,
+    tokens: Vec<u32>,
+    seq_len: usize,
+    options: StepOptions,
+}
+
+impl Run {
+    /// Forward, backward, clip, update; returns the loss, which waits for all of it.
+    fn step(&mut self) -> Result<f64> {
+        let model = self.model.take().context("the step before has failed")?;
+        let labels = Labels::next_token(&self.tokens, self.seq_len);
+        let mut gradients = Gradients::new();
+        let losses =
+            micro_batch(&model, &self.tokens, self.seq_len, &labels, &self.options, &mut gradients);
+        let norm = global_norm(gradients.iter().map(|(_, sum)| sum))?;
+        let grad_scale = clip_coefficient(norm.value(), 1.0);
+        let options = UpdateOptions { lr: 3e-4, weight_decay: 0.1, grad_scale };
+        let model = model.map_parameters(|path, weight| match gradients.take(path) {
+            Some(gradient) => self.optimizer.update(path, weight, gradient, &options),
+            None => Ok(weight),
+        })?;
+        model.device().sync()?;
+        self.model = Some(model);
+        Ok(losses.cross_entropy / labels.count() as f64)
+    }
+}
+
+/// The most memory that this process has held.
+fn peak_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}

@@ -1,0 +1,8 @@
+//! All cross-crate checks, in one binary so that it is linked once.
+
+mod chain;
+mod curve;
+mod faults;
+mod parity;
+mod resume;
+mod tidy;
