@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 
-use burn::backend::tensor::{BoolTensor, FloatTensor};
+use burn::backend::tensor::{BoolTensor, Device, FloatTensor};
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{BoolDType, FloatDType, IntDType, Shape, Slice};
 
@@ -43,6 +43,7 @@ pub(crate) struct AttentionRows {
 
 impl AttentionRows {
     /// The key columns that score row `row` sees, `n_keys` being there.
+    #[cfg(feature = "flex")]
     pub(crate) fn visible(&self, row: usize, n_keys: usize) -> Range<usize> {
         let query = self.first_query + row % self.n_queries;
         let end = (query + 1).saturating_sub(self.first_key).min(n_keys);
@@ -101,7 +102,8 @@ pub(super) fn backward<B: Kernels>(
 ) -> [FloatTensor<B>; 3] {
     let dims = Dims::new::<B>(&q, &k, span);
     let (device, dtype) = (q.device(), q.dtype());
-    let zeros = || B::float_zeros(k.shape(), &device, dtype.into());
+    // Summed in f32: in bf16 every chunk would round the sum of those before it.
+    let zeros = || B::float_zeros(k.shape(), &device, FloatDType::F32);
     let (mut dk_sum, mut dv_sum) = (zeros(), zeros());
     let mut dq_chunks = Vec::new();
     let (q, grad) = (dims.grouped::<B>(q), dims.grouped::<B>(grad));
@@ -122,7 +124,8 @@ pub(super) fn backward<B: Kernels>(
         dk_sum = add_at::<B>(dk_sum, dk, &chunk.keys);
         dv_sum = add_at::<B>(dv_sum, dv, &chunk.keys);
     }
-    [concatenated::<B>(dq_chunks), dk_sum, dv_sum]
+    let dk = B::float_cast(dk_sum, dtype.into());
+    [concatenated::<B>(dq_chunks), dk, B::float_cast(dv_sum, dtype.into())]
 }
 
 /// `softmax(scale * scores)` in f32 over the keys that each row sees, zero elsewhere.
@@ -130,11 +133,17 @@ pub(super) fn masked_softmax<B: Backend>(
     scores: FloatTensor<B>,
     rows: AttentionRows,
 ) -> FloatTensor<B> {
-    let shape = scores.shape();
-    let hidden = hidden_keys::<B>(&scores, &shape, rows);
+    let (shape, device) = (scores.shape(), scores.device());
     let scores = B::float_cast(scores, FloatDType::F32);
-    let scores = B::float_mul_scalar(scores, rows.scale.into());
-    let scores = B::float_mask_fill(scores, B::bool_expand(hidden, shape), f32::MIN.into());
+    let mut scores = B::float_mul_scalar(scores, rows.scale.into());
+    if let Some(hidden) = hidden_keys::<B>(rows, shape[3], &device) {
+        // The heads of a group apart, so that one mask serves all of them.
+        let n_heads = shape[1] * shape[2] / rows.n_queries;
+        let by_head = Shape::new([shape[0], n_heads, rows.n_queries, shape[3]]);
+        scores = B::float_reshape(scores, by_head.clone());
+        scores = B::float_mask_fill(scores, B::bool_expand(hidden, by_head), f32::MIN.into());
+        scores = B::float_reshape(scores, shape);
+    }
     let max = B::float_max_dim(scores.clone(), 3);
     let exp = B::float_exp(B::float_sub(scores, max));
     let sum = B::float_sum_dim(exp.clone(), 3);
@@ -152,22 +161,33 @@ pub(super) fn masked_softmax_backward<B: Backend>(
     B::float_mul_scalar(ds, scale.into())
 }
 
-/// True where a query does not see a key, `[1, 1, rows, keys]`.
+/// True where a query does not see a key, `[1, 1, n_queries, n_keys]`; `None` where all see all.
 fn hidden_keys<B: Backend>(
-    like: &FloatTensor<B>,
-    shape: &Shape,
     rows: AttentionRows,
-) -> BoolTensor<B> {
-    let device = like.device();
-    let (n_rows, n_keys) = (shape[2], shape[3]);
-    let mut hidden = Vec::with_capacity(n_rows * n_keys);
-    for row in 0..n_rows {
-        let visible = rows.visible(row, n_keys);
-        hidden.extend((0..n_keys).map(|key| i32::from(!visible.contains(&key))));
+    n_keys: usize,
+    device: &Device<B>,
+) -> Option<BoolTensor<B>> {
+    let shape = Shape::new([1, 1, rows.n_queries, n_keys]);
+    let positions = |first: usize, n: usize, dim: usize| {
+        let range = first as i64..(first + n) as i64;
+        let mut column = [1; 4];
+        column[dim] = n;
+        let x = B::int_reshape(B::int_arange(range, device, IntDType::I32), Shape::new(column));
+        B::int_expand(x, shape.clone())
+    };
+    let query = || positions(rows.first_query, rows.n_queries, 2);
+    let key = || positions(rows.first_key, n_keys, 3);
+    let later = (rows.first_key + n_keys > rows.first_query + 1)
+        .then(|| B::int_greater(key(), query(), BoolDType::Native));
+    let last_query = rows.first_query + rows.n_queries - 1;
+    let earlier = (last_query - rows.first_key >= rows.window).then(|| {
+        let seen_until = B::int_add_scalar(key(), (rows.window as i64).into());
+        B::int_lower_equal(seen_until, query(), BoolDType::Native)
+    });
+    match (later, earlier) {
+        (Some(later), Some(earlier)) => Some(B::bool_or(later, earlier)),
+        (later, earlier) => later.or(earlier),
     }
-    let data = burn::tensor::TensorData::new(hidden, [1, 1, n_rows, n_keys]);
-    let hidden = B::int_cast(B::int_from_data(data, &device), IntDType::I32);
-    B::int_not_equal_elem(hidden, 0.into(), BoolDType::Native)
 }
 
 impl Dims {
@@ -227,12 +247,13 @@ impl Dims {
     }
 }
 
-/// Adds `part` to the keys `range` of `sum`.
+/// Adds `part` to the keys `range` of `sum`, which is f32.
 fn add_at<B: Backend>(
     sum: FloatTensor<B>,
     part: FloatTensor<B>,
     range: &Range<usize>,
 ) -> FloatTensor<B> {
+    let part = B::float_cast(part, FloatDType::F32);
     if sum.shape() == part.shape() {
         return B::float_add(sum, part);
     }

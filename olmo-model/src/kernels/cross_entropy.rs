@@ -14,7 +14,7 @@ use burn::tensor::{BoolDType, FloatDType, IndexingUpdateOp, Shape, Slice};
 use super::{Kernels, linear};
 
 /// Logits held at once, in elements: 64 MiB of f32.
-const CHUNK_ELEMENTS: usize = 16 << 20;
+pub(super) const CHUNK_ELEMENTS: usize = 16 << 20;
 
 /// The three sums, `[objective, cross-entropy, lse²]`.
 pub(super) fn forward<B: Kernels>(
@@ -52,8 +52,11 @@ pub(super) fn forward_with_gradients<B: Kernels>(
         add::<B>(&mut dweight, linear::backward_weight::<B>(dlogits, x));
     }
     let sums = sums.unwrap_or_else(|| zeros::<B>(&x));
-    let dweight = dweight
-        .unwrap_or_else(|| B::float_zeros(weight.shape(), &weight.device(), weight.dtype().into()));
+    let dtype = weight.dtype().into();
+    let dweight = dweight.map_or_else(
+        || B::float_zeros(weight.shape(), &weight.device(), dtype),
+        |sum| B::float_cast(sum, dtype),
+    );
     let dx = match dx_chunks.len() {
         0 => x,
         1 => dx_chunks.remove(0),
@@ -122,8 +125,10 @@ fn labels<B: Backend>(targets: &IntTensor<B>, range: &Range<usize>) -> IntTensor
 }
 
 fn add<B: Backend>(sum: &mut Option<FloatTensor<B>>, part: FloatTensor<B>) {
+    // In f32: in bf16 every chunk would round the sum of those before it.
+    let wide = |x| B::float_cast(x, FloatDType::F32);
     *sum = Some(match sum.take() {
-        Some(sum) => B::float_add(sum, part),
+        Some(sum) => B::float_add(wide(sum), wide(part)),
         None => part,
     });
 }
