@@ -190,7 +190,7 @@ impl ModelConfig {
     /// The attention window of layer `layer` in tokens, `None` where attention is full.
     pub fn window(&self, layer: usize) -> Option<usize> {
         let window = self.attention.window?;
-        ((layer + 1) % window.full_every != 0).then_some(window.size)
+        (!(layer + 1).is_multiple_of(window.full_every)).then_some(window.size)
     }
 }
 
@@ -209,7 +209,7 @@ impl AttentionConfig {
         problems.positive("attention.n_heads", self.n_heads);
         problems.positive("attention.n_kv_heads", self.n_kv_heads);
         problems.positive("attention.head_dim", self.head_dim);
-        if self.head_dim % 2 != 0 {
+        if !self.head_dim.is_multiple_of(2) {
             problems.push("attention.head_dim", self.head_dim, "an even number, for rotary pairs");
         }
         if self.n_kv_heads > 0 && !self.n_heads.is_multiple_of(self.n_kv_heads) {

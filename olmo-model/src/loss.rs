@@ -68,7 +68,7 @@ impl Labels {
 impl LossSums {
     /// The scalar to differentiate, `[1]`.
     pub fn objective(&self) -> Tensor<1> {
-        self.0.clone().slice([0..1])
+        self.0.clone().narrow(0, 0, 1)
     }
 
     /// Reads the sums; waits for the device.
@@ -87,6 +87,10 @@ impl LmHead {
     /// # Shapes
     ///
     /// - `hidden`: `[batch, seq, d_model]`, with `batch * seq` labels
+    ///
+    /// # Panics
+    ///
+    /// When there are more or fewer labels.
     pub fn loss(
         &self,
         hidden: Tensor<3>,
@@ -95,6 +99,7 @@ impl LmHead {
         z_loss: f64,
     ) -> LossSums {
         let [batch, seq, d_model] = hidden.dims();
+        assert_eq!(labels.ids.len(), batch * seq, "labels for {batch} rows of {seq} tokens");
         let x = self.norm.forward(hidden).reshape([batch * seq, d_model]);
         let labels = labels.tensor(&x.device());
         LossSums(kernels::cross_entropy(x, output_weight, labels, z_loss))
@@ -112,6 +117,10 @@ impl Transformer {
     /// # Shapes
     ///
     /// - `tokens`: `[batch, seq]`, with `batch * seq` labels
+    ///
+    /// # Panics
+    ///
+    /// When there are more or fewer labels.
     pub fn loss(&self, tokens: Tensor<2, Int>, labels: &Labels, z_loss: f64) -> LossSums {
         let hidden = self.hidden(tokens, None).expect("only a cache can be too short");
         self.lm_head.loss(hidden, self.output_weight(), labels, z_loss)

@@ -2,7 +2,8 @@
 //!
 //! `inv_freq[i] = 1 / theta^(2i / head_dim)`, angles `position * inv_freq`, all f32 in the reference's
 //! order of operations (`transformers` `Olmo2RotaryEmbedding`), since at position 4095 the last bit
-//! of a frequency moves an angle by 1e-4. YaRN follows OLMo-core `nn/rope.py`.
+//! of a frequency moves an angle by 1e-4. YaRN follows OLMo-core `nn/rope.py`, except that its ramp
+//! ends within `head_dim`, as in `transformers`, not within half of it; only tiny heads differ.
 
 use std::f64::consts::PI;
 use std::ops::Range;
