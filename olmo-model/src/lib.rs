@@ -8,6 +8,8 @@ pub mod error;
 pub mod feed_forward;
 pub mod flops;
 pub mod generate;
+#[cfg(all(test, feature = "flex"))]
+mod golden;
 pub mod init;
 mod kernels;
 pub mod linear;

@@ -14,6 +14,8 @@ mod linear;
 mod norm;
 mod rotary;
 mod swiglu;
+#[cfg(all(test, feature = "flex"))]
+mod tests;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, backend_extension};
