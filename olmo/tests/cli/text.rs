@@ -1,0 +1,148 @@
+//! Text in and out: tokenizers, streaming, stop texts, bits per byte.
+
+use olmo::hub::{Dtype, HfExport, Special, save};
+use olmo::model::{InitConfig, Transformer, presets};
+use olmo::prelude::*;
+
+use super::*;
+
+const CORPUS: &str = "The quick brown fox, naïve as ever, jumps over the lazy dog — 生活は続く.";
+
+/// A folder with a tokenizer that the command trained and a model of random weights for it.
+struct Fixture {
+    folder: TempDir,
+    tokenizer: Tokenizer,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let documents = write(&folder, "docs.jsonl", json!({ "text": CORPUS }).to_string());
+        let path = folder.path().join("tokenizer.json");
+        let report = json_of(
+            ["data", "train-tokenizer", text(&documents), "--vocab-size", "300", "--json"]
+                .into_iter()
+                .chain(["--out", text(&path)]),
+        );
+        assert_eq!(report["file"], text(&path));
+        let tokenizer = Tokenizer::from_file(&path).unwrap();
+        assert_eq!(report["vocab_size"], tokenizer.vocab_size());
+
+        let config = presets::small_olmo2(16, 1, 2, 320);
+        let wide = InitConfig::Normal { std: 0.5, cutoff: None, embedding_std: None };
+        let model = Transformer::init(&config, &wide, 3, &Device::flex()).unwrap();
+        let eos_token_id = vec![tokenizer.eos_id().unwrap()];
+        let special = Special { eos_token_id, ..Special::default() };
+        save(&model, &HfExport::new(special, Dtype::F32), folder.path()).unwrap();
+        Self { folder, tokenizer }
+    }
+
+    fn arguments(&self, extra: &[&str]) -> Vec<String> {
+        let base = ["generate", "--model", text(self.folder.path()), "--prompt", "The quick"];
+        base.iter().chain(extra).map(|&argument| argument.to_owned()).collect()
+    }
+
+    /// The text of tokens, of which some are past the tokenizer.
+    fn decode(&self, tokens: &Value) -> String {
+        let ids: Vec<u32> = serde_json::from_value(tokens.clone()).unwrap();
+        let known: Vec<u32> =
+            ids.into_iter().filter(|&id| self.tokenizer.check_id(id).is_ok()).collect();
+        self.tokenizer.decode(&known, SpecialTokens::Skip).unwrap()
+    }
+}
+
+#[test]
+fn text_is_what_the_tokens_say_and_stops_where_asked() {
+    let fixture = Fixture::new();
+    let sampled = ["--temperature", "1", "--seed", "5", "--ignore-eos"];
+    let run = |extra: &[&str]| {
+        let extra: Vec<&str> = sampled.iter().chain(extra).copied().collect();
+        fixture.arguments(&extra)
+    };
+    let report = json_of(run(&["--json"]));
+    let generated = report["text"][0].as_str().unwrap();
+    assert_eq!(generated, fixture.decode(&report["tokens"][0]));
+    let n_prompt = fixture.tokenizer.encode("The quick").unwrap().len();
+    assert_eq!(report["prompt_tokens"], json!([n_prompt]));
+    // On the terminal: the same text, whole characters only, and a newline.
+    assert_eq!(stdout(run(&[])), format!("{generated}\n"));
+
+    // A stop text of three characters from the middle of what was generated.
+    let middle: Vec<(usize, char)> = generated.char_indices().skip(20).take(3).collect();
+    let stop: String = middle.iter().map(|(_, c)| c).collect();
+    let before = &generated[..generated.find(&stop).unwrap()];
+    let stopped = json_of(run(&["--json", "--stop", "never there", "--stop", &stop]));
+    assert_eq!(stopped["text"][0], before);
+    assert_eq!(stopped["stopped"][0], "stop");
+    let all = report["tokens"][0].as_array().unwrap();
+    assert!(all.starts_with(stopped["tokens"][0].as_array().unwrap()));
+    assert_eq!(stdout(run(&["--stop", &stop])), format!("{before}\n"));
+    // A stop text that begins but never ends holds nothing back for good.
+    let unending = format!("{}\u{1}", generated.chars().last().unwrap());
+    assert_eq!(stdout(run(&["--stop", &unending])), format!("{generated}\n"));
+}
+
+#[test]
+fn perplexity_of_text_counts_its_bytes() {
+    let fixture = Fixture::new();
+    let documents = write(
+        &fixture.folder,
+        "val.jsonl",
+        [json!({ "text": CORPUS }), json!({ "text": "a dog" })]
+            .map(|row| row.to_string())
+            .join("\n"),
+    );
+    let report = |extra: &[&str]| {
+        let base = ["eval", "ppl", "--json", "--model", text(fixture.folder.path()), "--data"];
+        json_of(base.iter().chain(&[text(&documents)]).chain(extra))
+    };
+    let whole = report(&[]);
+    assert_eq!(whole["n_bytes"], CORPUS.len() + 5);
+    let encode = |text| fixture.tokenizer.encode(text).unwrap().len();
+    assert_eq!(whole["n_tokens"], encode(CORPUS) + encode("a dog"));
+    let number = |name: &str| whole[name].as_f64().unwrap();
+    let bits = number("nll_nats") / std::f64::consts::LN_2 / number("n_bytes");
+    assert!((number("bits_per_byte") / bits - 1.0).abs() < 1e-12);
+    let mut one = report(&["--batch-size", "1"]);
+    let found = one["nll_nats"].take().as_f64().unwrap();
+    assert!((found / number("nll_nats") - 1.0).abs() < 1e-6);
+}
+
+#[test]
+fn tokens_of_a_corpus_are_the_tokenizers() {
+    let fixture = Fixture::new();
+    let out = fixture.folder.path().join("tokens");
+    let documents = fixture.folder.path().join("docs.jsonl");
+    let tokenizer = fixture.folder.path().join("tokenizer.json");
+    let report = json_of([
+        "data",
+        "tokenize",
+        text(&documents),
+        "--tokenizer",
+        text(&tokenizer),
+        "--out",
+        text(&out),
+        "--dtype",
+        "uint32",
+        "--eos",
+        "<|padding|>",
+        "--json",
+    ]);
+    let mut expected = fixture.tokenizer.encode(CORPUS).unwrap();
+    expected.extend(fixture.tokenizer.token_to_id("<|padding|>"));
+    assert_eq!(report["n_tokens"], expected.len());
+    assert_eq!((&report["dtype"], &report["n_documents"]), (&json!("uint32"), &json!(1)));
+    assert_eq!(report["files"], json!([out.join("part-0-00000.npy")]));
+    let bytes = fs::read(out.join("part-0-00000.npy")).unwrap();
+    let found: Vec<u32> = bytes.as_chunks::<4>().0.iter().map(|&b| u32::from_le_bytes(b)).collect();
+    assert_eq!(found, expected);
+    // A folder that has tokens already is not written over.
+    let base = ["data", "tokenize", text(&documents)];
+    let again =
+        olmo(base.into_iter().chain(["--tokenizer", text(&tokenizer), "--out", text(&out)]))
+            .assert()
+            .code(2)
+            .get_output()
+            .clone();
+    assert!(String::from_utf8(again.stderr).unwrap().contains("exists already"));
+}
