@@ -40,8 +40,13 @@ impl DeviceName {
                  one that `olmo devices` lists"
             );
         };
+        #[cfg(feature = "wgpu")]
+        if let Some(adapter) = self.backend.preferred_adapter()
+            && !devices.is_empty()
+        {
+            return Ok(adapter);
+        }
         match devices.get(self.index) {
-            Some(_) if self.index == 0 => Ok(self.backend.preferred(&devices[0])),
             Some(device) => Ok(device.clone()),
             None => bail!(
                 "device {self} is not there: {} found; `olmo devices` lists them",
@@ -162,21 +167,18 @@ impl Backend {
         None
     }
 
-    /// What a name without a number stands for: the adapter that wgpu prefers, else the first.
-    fn preferred(self, first: &Device) -> Device {
-        #[cfg(feature = "wgpu")]
-        if self == Self::Wgpu {
-            return Device::wgpu(burn::tensor::DeviceKind::DefaultDevice);
+    /// The adapter that wgpu itself would take, which need not be the first.
+    #[cfg(feature = "wgpu")]
+    fn preferred_adapter(self) -> Option<Device> {
+        use burn::tensor::DeviceKind::DefaultDevice;
+        match self {
+            Self::Wgpu => Some(Device::wgpu(DefaultDevice)),
+            #[cfg(feature = "vulkan")]
+            Self::Vulkan => Some(Device::vulkan(DefaultDevice)),
+            #[cfg(feature = "metal")]
+            Self::Metal => Some(Device::metal(DefaultDevice)),
+            _ => None,
         }
-        #[cfg(feature = "vulkan")]
-        if self == Self::Vulkan {
-            return Device::vulkan(burn::tensor::DeviceKind::DefaultDevice);
-        }
-        #[cfg(feature = "metal")]
-        if self == Self::Metal {
-            return Device::metal(burn::tensor::DeviceKind::DefaultDevice);
-        }
-        first.clone()
     }
 }
 

@@ -17,7 +17,6 @@ impl Interrupt {
         let flag = Arc::clone(&asked);
         ctrlc::set_handler(move || {
             if flag.swap(true, Ordering::Relaxed) {
-                #[expect(clippy::exit, reason = "asked twice, the user does not want to wait")]
                 process::exit(130);
             }
             crate::output::complain("stopping; once more to stop at once");

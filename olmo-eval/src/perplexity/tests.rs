@@ -1,3 +1,5 @@
+//! Tests of [`perplexity`](super) on models small enough to reason about.
+
 use std::ops::ControlFlow;
 
 use burn::tensor::Device;
@@ -13,14 +15,28 @@ fn config() -> ModelConfig {
 }
 
 fn model() -> Transformer {
+    model_with(|_, _| ())
+}
+
+/// The model with values changed: `change(path, values)` for each parameter.
+fn model_with(change: impl Fn(&str, &mut [f32])) -> Transformer {
+    let config = config();
     let wide = InitConfig::Normal { std: 0.3, cutoff: None, embedding_std: None };
-    Transformer::init(&config(), &wide, 7, &Device::flex()).expect("a sound configuration")
+    let built = Transformer::build(&config, &Device::flex(), |parameter| {
+        let initial = wide.initial(&config, parameter);
+        let mut values = initial.draw(parameter.n_elements(), 7, &parameter.path);
+        change(&parameter.path, &mut values);
+        Ok::<_, olmo_model::Error>(TensorData::new(values, parameter.shape.clone()))
+    });
+    built.expect("a sound configuration")
 }
 
 /// A model that makes every token equally likely: a head of zeros.
 fn uniform() -> Transformer {
-    model().map_parameters(|path, values| {
-        if path == "lm_head.w_out.weight" { values.zeros_like() } else { values }
+    model_with(|path, values| {
+        if path == "lm_head.w_out.weight" {
+            values.fill(0.0);
+        }
     })
 }
 
@@ -145,8 +161,10 @@ fn what_cannot_be_scored_is_an_error() {
 
 #[test]
 fn a_damaged_model_is_an_error() {
-    let damaged = model().map_parameters(|path, values| {
-        if path == "blocks.1.feed_forward.w2.weight" { values * f32::NAN } else { values }
+    let damaged = model_with(|path, values| {
+        if path == "blocks.1.feed_forward.w2.weight" {
+            values[3] = f32::NAN;
+        }
     });
     let eval = PerplexityEval::new(&damaged, FirstToken::After(EOS)).unwrap();
     let error = run(&eval, documents(&[3, 4])).unwrap_err().to_string();

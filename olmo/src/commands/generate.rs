@@ -158,7 +158,8 @@ impl Row<'_> {
             .model
             .generate_up_to(prompt, self.sampling.clone(), capacity)
             .with_context(|| format!("cannot continue row {}", report.tokens.len() + 1))?;
-        let mut text = self.tokenizer.clone().map(|tokenizer| Text::new(tokenizer, self.command));
+        let mut text =
+            self.tokenizer.clone().map(|tokenizer| Continuation::new(tokenizer, self.command));
         let mut tokens = Vec::new();
         let mut stopped = Stopped::Length;
         for token in generator.take(limit) {
@@ -193,7 +194,7 @@ impl Row<'_> {
 }
 
 /// The text of a row as it grows, cut before the first stop text.
-struct Text<'a> {
+struct Continuation<'a> {
     stream: TokenStream,
     stops: &'a [String],
     text: String,
@@ -202,7 +203,7 @@ struct Text<'a> {
     prints: bool,
 }
 
-impl<'a> Text<'a> {
+impl<'a> Continuation<'a> {
     fn new(tokenizer: Tokenizer, command: &'a Generate) -> Self {
         let stream = TokenStream::new(tokenizer, SpecialTokens::Skip);
         let (stops, prints) = (command.stop.as_slice(), !command.json);

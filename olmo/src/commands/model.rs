@@ -197,8 +197,7 @@ impl Summary {
             ("vocabulary", output::grouped(self.vocab_size as u64)),
             ("context", format!("{} tokens", self.max_sequence_length)),
             ("FLOPs per token", {
-                let [forward, backward] =
-                    [flops.forward, flops.backward].map(|n| output::scaled(n));
+                let [forward, backward] = [flops.forward, flops.backward].map(output::scaled);
                 format!("{forward} forward, {backward} backward, at the full context")
             }),
             ("KV cache per token", both(&self.kv_cache_bytes_per_token)),

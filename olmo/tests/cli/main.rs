@@ -3,6 +3,8 @@
 //! Logits, greedy continuations and losses are compared with what transformers computed
 //! (`scripts/golden/hf_models.py`), orders with ai2-olmo's (`scripts/golden/data_order.py`).
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
