@@ -211,6 +211,8 @@ fn read_special(dir: &Path, default: &Special) -> Result<Special> {
 
 /// Every tensor of the configuration must be there as it says, and no other.
 fn check_tensors(shards: &Shards, config: &HfConfig, problems: &mut Vec<FolderProblem>) {
+    // Where a file could not be read, its tensors are not missing: the file's own problem says it.
+    let every_file_was_read = problems.is_empty();
     let mut left_over = shards.names();
     if config.model.weight_tying {
         left_over.remove(OUTPUT);
@@ -219,7 +221,9 @@ fn check_tensors(shards: &Shards, config: &HfConfig, problems: &mut Vec<FolderPr
         let name = config.family.hf_name(&path).unwrap_or(path);
         left_over.remove(name.as_str());
         let Some((_, entry)) = shards.get(&name) else {
-            problems.push(FolderProblem::Missing { name, shape });
+            if every_file_was_read {
+                problems.push(FolderProblem::Missing { name, shape });
+            }
             continue;
         };
         if Dtype::from_safetensors_name(&entry.dtype).is_none() {

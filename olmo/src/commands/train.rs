@@ -43,7 +43,7 @@ impl Train {
         output::line(format!("step {} of {folder}", trainer.global_step()))?;
         if let Some(checkpoint) = checkpoint {
             output::line(format!("model: {checkpoint}"))?;
-            output::line(format!("next:  olmo generate --model {checkpoint} --prompt \"…\""))?;
+            output::line(format!("next:  olmo generate --model {checkpoint} --prompt \"Once\""))?;
         }
         Ok(())
     }
