@@ -23,7 +23,7 @@ fn main() -> anyhow::Result<()> {
     println!("{} instances of {SEQ} tokens", dataset.len());
 
     let whole = DataLoaderConfig { global_batch_size: 4, ..DataLoaderConfig::default() };
-    let mut loader = DataLoader::new(dataset.clone(), whole.clone(), LoaderState::default())?;
+    let mut loader = DataLoader::new(dataset.clone(), whole, LoaderState::default())?;
     for batch in 1..=3 {
         println!("batch {batch}: {:?}", loader.next_batch()?.indices);
     }
