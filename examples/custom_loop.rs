@@ -53,7 +53,7 @@ fn main() -> anyhow::Result<()> {
             let options = UpdateOptions { lr, weight_decay, grad_scale };
             optimizer.update(path, weight, gradient, &options)
         })?;
-        if step == 1 || step % 10 == 0 {
+        if step == 1 || step.is_multiple_of(10) {
             println!("step {step:>2}  loss {loss:.3}  norm {norm:.3}  lr {lr:.1e}");
         }
     }

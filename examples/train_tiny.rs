@@ -15,7 +15,7 @@ struct Print;
 
 impl Observer for Print {
     fn on_step(&mut self, metrics: &StepMetrics) {
-        if metrics.step == 1 || metrics.step % 10 == 0 {
+        if metrics.step == 1 || metrics.step.is_multiple_of(10) {
             println!("step {:>2}  loss {:.3}", metrics.step, metrics.cross_entropy);
         }
     }
