@@ -130,8 +130,8 @@ fn files_are_not_looked_for_outside_the_folder() {
     });
     let found = problems(folder.path());
     let escaping = found.iter().filter(|p| matches!(p, FolderProblem::EscapingFile { .. })).count();
-    let missing = found.iter().filter(|p| matches!(p, FolderProblem::Missing { .. })).count();
-    assert_eq!((escaping, missing), (6, 6), "{:#?}", text(&found));
+    // The tensors of files that were not opened are not called missing.
+    assert_eq!((escaping, found.len()), (6, 6), "{:#?}", text(&found));
     assert!(!outside.exists());
 }
 
