@@ -1,4 +1,41 @@
 //! The OLMo family of language models on burn: token ids in, logits out.
+//!
+//! # Brief overview
+//!
+//! - [`ModelConfig`] describes an architecture of the family as data; [`presets`] are the released
+//!   ones. [`ModelConfig::parameters`] lists every parameter by name, shape and role without
+//!   allocating any.
+//! - [`Transformer`] is the model. It is built from a source of values ([`Transformer::build`]) or
+//!   from fresh ones ([`Transformer::init`], [`InitConfig`]), and one [`Transformer::forward`]
+//!   serves training, prompts and decoding with a [`KvCache`].
+//! - [`Transformer::generate`] is an iterator over new tokens, chosen by a [`Sampling`].
+//! - [`Transformer::loss`] sums the loss over [`Labels`] without ever holding a batch's logits.
+//! - [`walk`] visits, replaces and differentiates parameters by path.
+//!
+//! The crate opens no file and knows no text. A device is given, never chosen; models on any of
+//! burn's backends are the same code, chosen by cargo features.
+//!
+//! # Example: a small model, forward and generated from
+//!
+//! ```
+//! use burn::tensor::{Device, Int, Tensor};
+//! use olmo_model::{InitConfig, Sampling, Transformer, presets};
+//!
+//! # fn main() -> Result<(), olmo_model::Error> {
+//! let device = Device::flex();
+//! // Width 32, 2 layers, 4 heads, 100 tokens.
+//! let config = presets::small_olmo2(32, 2, 4, 100);
+//! let model = Transformer::init(&config, &InitConfig::default(), 0, &device)?;
+//!
+//! let tokens: Tensor<2, Int> = Tensor::from_ints([[3, 1, 4, 1, 5]], &device);
+//! let logits = model.forward(tokens, None)?;
+//! assert_eq!(logits.dims(), [1, 5, 100]);
+//!
+//! let new: Result<Vec<u32>, _> = model.generate(&[3, 1, 4], Sampling::Greedy)?.take(8).collect();
+//! assert_eq!(new?.len(), 8);
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod attention;
 pub mod block;

@@ -2,7 +2,7 @@
 //!
 //! Everything outside the model sees parameters flat: a path, a shape and a one-dimensional tensor.
 //! That is the form of checkpoints, optimizers and shards. The functions work on a whole
-//! [`Transformer`](crate::Transformer), one block, or the head; paths are relative to what is walked.
+//! [`Transformer`], one block, or the head; paths are relative to what is walked.
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{FloatDType, Gradients, Tensor};

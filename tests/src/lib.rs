@@ -103,6 +103,18 @@ impl Golden {
     }
 }
 
+/// The devices that parity is checked on, by name: `flex`, and those of the features.
+pub fn devices() -> Vec<(&'static str, Device)> {
+    vec![
+        ("flex", Device::flex()),
+        #[cfg(feature = "wgpu")]
+        ("wgpu", Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
+        #[cfg(feature = "tch")]
+        #[allow(deprecated, reason = "burn marks its LibTorch backend as deprecated; we offer it")]
+        ("tch", Device::libtorch()),
+    ]
+}
+
 /// The Hugging Face name of a parameter.
 pub fn hf_name(family: Family, path: &str) -> String {
     family.hf_name(path).unwrap_or_else(|| panic!("{path} has no Hugging Face name"))

@@ -5,6 +5,9 @@ use rayon::prelude::*;
 
 use super::{from_vec, into_vec, lanes, last_dim};
 
+/// Elements that are added up in f32.
+const PART: usize = 512;
+
 pub(super) fn token_losses(
     logits: FlexTensor,
     targets: FlexTensor,
@@ -44,17 +47,24 @@ fn row_losses(row: &mut [f32], target: i32, z_loss: f64, with_gradient: bool) ->
         for x in row.iter_mut() {
             *x = lanes::exp(*x - max);
         }
-        lanes::sum(row, |x| x)
+        long_sum(row, |x| x)
     } else {
-        lanes::sum(row, |x| lanes::exp(x - max))
+        long_sum(row, |x| lanes::exp(x - max))
     };
-    let lse = f64::from(sum).ln() + f64::from(max);
+    let lse = sum.ln() + f64::from(max);
     if with_gradient {
-        let factor = ((1.0 + 2.0 * z_loss * lse) / f64::from(sum)) as f32;
+        let factor = ((1.0 + 2.0 * z_loss * lse) / sum) as f32;
         for x in row.iter_mut() {
             *x *= factor;
         }
         row[target] -= 1.0;
     }
     [lse - f64::from(target_logit), lse * lse]
+}
+
+/// Sum of `f` over a vocabulary: long enough that f32 would lose a digit, so parts of it are added
+/// up in f64.
+#[inline(always)]
+fn long_sum(row: &[f32], f: impl Fn(f32) -> f32) -> f64 {
+    row.chunks(PART).map(|part| f64::from(lanes::sum(part, &f))).sum()
 }
