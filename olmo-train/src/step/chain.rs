@@ -10,6 +10,7 @@ use olmo_model::{Labels, LossValues, Positions, Transformer, walk};
 use super::{Activations, Gradients, Precision, StepOptions};
 
 /// What a segment leaves behind for its backward pass.
+#[allow(clippy::large_enum_variant, reason = "all that one step saves are of one variant")]
 enum Saved {
     /// Everything.
     Graph(Graph),
@@ -22,7 +23,7 @@ struct Graph {
     /// The leaf for the input.
     input: Tensor<3>,
     /// The block whose parameters are the other leaves.
-    block: Box<Block>,
+    block: Block,
     output: Tensor<3>,
 }
 
@@ -96,7 +97,7 @@ impl Chain<'_> {
 
     fn graph(&self, block: &Block, x: Tensor<3>) -> Graph {
         let input = x.autodiff().require_grad();
-        let block = Box::new(walk::leaves(block, self.dtype()));
+        let block = walk::leaves(block, self.dtype());
         let output = block.forward(input.clone(), &self.positions, None);
         Graph { input, block, output }
     }
@@ -145,7 +146,7 @@ impl Chain<'_> {
             Saved::Graph(graph) => graph,
         };
         let mut graph = seeded(output, upstream);
-        walk::take_gradients(block.as_ref(), &mut graph, |path, g| {
+        walk::take_gradients(&block, &mut graph, |path, g| {
             gradients.add(&format!("blocks.{layer}.{path}"), g);
         });
         taken(&input, &mut graph)
