@@ -8,6 +8,7 @@
 //! | [`optim`] | `olmo-optim` | optimizers, gradient clipping, learning-rate schedules |
 //! | [`data`] | `olmo-data` | tokenizers, token files, batches in OLMo's order |
 //! | [`hub`] | `olmo-hub` | checkpoints as Hugging Face folders |
+//! | [`train`] | `olmo-train` | the training step, the trainer, checkpoints, metrics |
 //! | [`eval`] | `olmo-eval` | perplexity and bits per byte |
 //!
 //! The `olmo` command comes with it; `olmo --help` lists its verbs.
@@ -44,6 +45,7 @@ pub use olmo_eval as eval;
 pub use olmo_hub as hub;
 pub use olmo_model as model;
 pub use olmo_optim as optim;
+pub use olmo_train as train;
 
 /// What most programs need, for `use olmo::prelude::*`.
 pub mod prelude {

@@ -1,8 +1,10 @@
 //! `olmo quickstart`: text in, a trained model out, offline.
 
-mod fables;
+mod corpus;
 mod recipe;
+mod report;
 
+use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -10,18 +12,18 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use burn::tensor::Device;
 use clap::Args;
-use olmo_data::{SpecialTokens, Tokenizer};
+use olmo_data::{BadRows, Corpus, SpecialTokens, Tokenizer};
 use olmo_eval::{FirstToken, PerplexityEval, TokenizedDocument};
 use olmo_model::{Sampling, Transformer};
-use olmo_train::Trainer;
+use olmo_train::{StepMetrics, Trainer};
 use serde::Serialize;
 
-use self::fables::Fables;
+use self::report::Page;
 use crate::device::DeviceName;
 use crate::interrupt::Interrupt;
 use crate::output;
 
-/// Make a corpus, a tokenizer and a small model, and let it tell a story
+/// Train a small model on this project's own sources, and let it write some
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   olmo quickstart --out runs/quickstart
@@ -49,7 +51,7 @@ struct Report {
     seconds: f64,
 }
 
-/// On fables that the model has not seen.
+/// On files that the model has not seen.
 #[derive(Debug, Clone, Copy, Serialize)]
 struct BitsPerByte {
     /// With initial weights.
@@ -58,7 +60,11 @@ struct BitsPerByte {
     after: f64,
 }
 
-const PROMPTS: [&str; 2] = ["There was once a clever", "One morning in spring, Ada lost"];
+/// Name of the page in the run's folder.
+const PAGE: &str = "report.html";
+/// Tokens of a sample.
+const N_NEW: usize = 160;
+const PROMPTS: [&str; 2] = ["//! The learning rate", "    pub fn new("];
 
 impl Quickstart {
     pub(crate) fn run(&self, device: DeviceName) -> Result<()> {
@@ -73,7 +79,8 @@ impl Quickstart {
         let tokenizer = Tokenizer::from_file(data.join(recipe::TOKENIZER))?;
         let config = recipe::config(&self.out, self.steps, tokenizer.vocab_size())?;
         let untrained = Transformer::init(&config.model, &config.init, config.seed, &device)?;
-        let before = bits_per_byte(&untrained, &tokenizer)?;
+        let held_out = data.join(recipe::HELD_OUT);
+        let before = bits_per_byte(&untrained, &tokenizer, &held_out)?;
         drop(untrained);
 
         self.say(&format!("2  training, {} steps", self.steps), &self.out)?;
@@ -83,8 +90,10 @@ impl Quickstart {
         drop(trainer);
 
         self.say("3  what the saved model says", &model)?;
-        let report = Report { seconds: 0.0, ..judged(&model, &tokenizer, &device, before)? };
-        self.print(&Report { seconds: start.elapsed().as_secs_f64(), ..report })
+        let report = judged(&model, &tokenizer, &device, &held_out, before)?;
+        let report = Report { seconds: start.elapsed().as_secs_f64(), ..report };
+        self.write_page(&report)?;
+        self.print(&report)
     }
 
     fn say(&self, what: &str, path: &Path) -> Result<()> {
@@ -99,27 +108,65 @@ impl Quickstart {
             return Ok(output::json(report)?);
         }
         for sample in &report.samples {
-            output::line(format!("\n   {sample}"))?;
+            output::line(format!("\n{sample}"))?;
         }
-        let BitsPerByte { before, after } = report.bits_per_byte;
-        let model = report.model.display();
+        let (model, data) = (report.model.display(), self.out.join("data"));
         output::line(format!(
-            "\nbits per byte of fables it has not seen: {before:.2} before, {after:.2} after\n\
-             {:.0} seconds; the folder also opens in `transformers`\n\n\
-             next:\n  olmo generate --model {model} --prompt \"There was once\" --temperature 0.8\n  \
-             olmo train {} max_duration={}",
-            report.seconds,
+            "\n{}\nreport: {}\n\nnext:\n  \
+             olmo generate --model \"{model}\" --prompt \"impl \" --temperature 0.8\n  \
+             olmo eval ppl --model \"{model}\" --data \"{}\"\n  \
+             olmo train \"{}\" max_duration={}",
+            report.summary(),
+            self.out.join(PAGE).display(),
+            data.join(recipe::HELD_OUT).display(),
             self.out.join("config.yaml").display(),
             2 * self.steps,
         ))?;
         Ok(())
     }
+
+    /// Writes `report.html` from the run's folder as it stands.
+    fn write_page(&self, report: &Report) -> Result<()> {
+        let read = |name: &str| {
+            let path = self.out.join(name);
+            fs::read_to_string(&path).with_context(|| path.display().to_string())
+        };
+        let metrics: Vec<StepMetrics> = read("metrics.jsonl")?
+            .lines()
+            .map(serde_json::from_str)
+            .collect::<Result<_, _>>()
+            .context("metrics.jsonl is not what the trainer writes")?;
+        let page = Page {
+            summary: report.summary(),
+            metrics: &metrics,
+            samples: &report.samples,
+            config: &read("config.yaml")?,
+        };
+        let html = page.html();
+        Ok(olmo_hub::write_atomic(&self.out.join(PAGE), |file| file.put(html.as_bytes()))?)
+    }
+}
+
+impl Report {
+    fn summary(&self) -> String {
+        let BitsPerByte { before, after } = self.bits_per_byte;
+        format!(
+            "bits per byte of files it has not seen: {before:.2} before, {after:.2} after {:.0} seconds",
+            self.seconds
+        )
+    }
 }
 
 /// Loads the checkpoint as any user would, measures it and lets it speak.
-fn judged(folder: &Path, tokenizer: &Tokenizer, device: &Device, before: f64) -> Result<Report> {
+fn judged(
+    folder: &Path,
+    tokenizer: &Tokenizer,
+    device: &Device,
+    held_out: &Path,
+    before: f64,
+) -> Result<Report> {
     let model = olmo_hub::ModelFolder::open(folder)?.load(device, None)?;
-    let after = bits_per_byte(&model, tokenizer)?;
+    let after = bits_per_byte(&model, tokenizer, held_out)?;
     let samples = PROMPTS.iter().map(|prompt| told(&model, tokenizer, prompt));
     Ok(Report {
         bits_per_byte: BitsPerByte { before, after },
@@ -129,23 +176,23 @@ fn judged(folder: &Path, tokenizer: &Tokenizer, device: &Device, before: f64) ->
     })
 }
 
-/// A fable from its beginning to the end-of-text token.
+/// What follows a prompt, up to the end of the file.
 fn told(model: &Transformer, tokenizer: &Tokenizer, prompt: &str) -> Result<String> {
     let eos = tokenizer.eos_id()?;
     let mut tokens = tokenizer.encode(prompt)?;
     let new: Result<Vec<u32>, _> = model
         .generate(&tokens, Sampling::top_p(0.9, 0.7))?
         .take_while(|token| !matches!(token, Ok(id) if *id == eos))
-        .take(recipe::SEQUENCE_LENGTH)
+        .take(N_NEW)
         .collect();
     tokens.extend(new?);
     Ok(tokenizer.decode(&tokens, SpecialTokens::Skip)?)
 }
 
-fn bits_per_byte(model: &Transformer, tokenizer: &Tokenizer) -> Result<f64> {
-    let documents = Fables::new(recipe::HELD_OUT_SEED)
-        .take(recipe::N_HELD_OUT)
-        .map(|fable| TokenizedDocument::encode(&fable, tokenizer));
+fn bits_per_byte(model: &Transformer, tokenizer: &Tokenizer, held_out: &Path) -> Result<f64> {
+    let corpus = Corpus::new([held_out], BadRows::Error)?;
+    let documents =
+        corpus.documents().map(|document| TokenizedDocument::encode(&document?.text, tokenizer));
     let eval = PerplexityEval::new(model, FirstToken::After(tokenizer.eos_id()?))?;
     let perplexity = eval.run(documents, &mut |_| ControlFlow::Continue(()))?;
     perplexity.bits_per_byte().context("text has bytes")
