@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 mod errors;
+mod quickstart;
 mod text;
 
 const FAMILIES: [&str; 11] = [
