@@ -12,9 +12,9 @@ use std::ops::Range;
 
 use burn::backend::tensor::{BoolTensor, Device, FloatTensor};
 use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::{BoolDType, FloatDType, IntDType, Shape, Slice};
+use burn::tensor::{FloatDType, IntDType, Shape, Slice};
 
-use super::Kernels;
+use super::{Kernels, bool_dtype};
 
 /// Queries handled at once; a chunk's scores are `[batch, n_heads, CHUNK, keys]`.
 const CHUNK: usize = 128;
@@ -178,11 +178,11 @@ fn hidden_keys<B: Backend>(
     let query = || positions(rows.first_query, rows.n_queries, 2);
     let key = || positions(rows.first_key, n_keys, 3);
     let later = (rows.first_key + n_keys > rows.first_query + 1)
-        .then(|| B::int_greater(key(), query(), BoolDType::Native));
+        .then(|| B::int_greater(key(), query(), bool_dtype::<B>(&device)));
     let last_query = rows.first_query + rows.n_queries - 1;
     let earlier = (last_query - rows.first_key >= rows.window).then(|| {
         let seen_until = B::int_add_scalar(key(), (rows.window as i64).into());
-        B::int_lower_equal(seen_until, query(), BoolDType::Native)
+        B::int_lower_equal(seen_until, query(), bool_dtype::<B>(&device))
     });
     match (later, earlier) {
         (Some(later), Some(earlier)) => Some(B::bool_or(later, earlier)),

@@ -9,9 +9,9 @@ use std::ops::Range;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::{BoolDType, FloatDType, IndexingUpdateOp, Shape, Slice};
+use burn::tensor::{FloatDType, IndexingUpdateOp, Shape, Slice};
 
-use super::{Kernels, linear};
+use super::{Kernels, bool_dtype, linear};
 
 /// Logits held at once, in elements: 64 MiB of f32.
 pub(super) const CHUNK_ELEMENTS: usize = 16 << 20;
@@ -75,7 +75,8 @@ pub(super) fn token_losses<B: Backend>(
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let (dtype, n) = (logits.dtype(), logits.shape()[0]);
     let column = Shape::new([n, 1]);
-    let unlabelled = B::int_lower_elem(targets.clone(), 0.into(), BoolDType::Native);
+    let unlabelled =
+        B::int_lower_elem(targets.clone(), 0.into(), bool_dtype::<B>(&targets.device()));
     let unlabelled = B::bool_reshape(unlabelled, column.clone());
     let targets = B::int_reshape(B::int_clamp_min(targets, 0.into()), column.clone());
     let logits = B::float_cast(logits, FloatDType::F32);

@@ -24,7 +24,7 @@ mod tests;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, backend_extension};
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{BoolDType, Int, Tensor};
 
 pub(crate) use attention::{AttentionRows, AttentionSpan};
 
@@ -221,4 +221,9 @@ pub(crate) fn cross_entropy(
 ) -> Tensor<1> {
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
     Tensor::from_dispatch(Dispatch::olmo_cross_entropy(x, weight, targets.into_dispatch(), z_loss))
+}
+
+/// How the device stores truth values: GPUs have no type of one byte for them.
+fn bool_dtype<B: Backend>(device: &burn::backend::tensor::Device<B>) -> BoolDType {
+    burn::backend::get_or_init_device_settings::<B>(device).bool_dtype
 }
