@@ -178,11 +178,11 @@ fn hidden_keys<B: Backend>(
     let query = || positions(rows.first_query, rows.n_queries, 2);
     let key = || positions(rows.first_key, n_keys, 3);
     let later = (rows.first_key + n_keys > rows.first_query + 1)
-        .then(|| B::int_greater(key(), query(), bool_dtype::<B>(&device)));
+        .then(|| B::int_greater(key(), query(), bool_dtype::<B>(device)));
     let last_query = rows.first_query + rows.n_queries - 1;
     let earlier = (last_query - rows.first_key >= rows.window).then(|| {
         let seen_until = B::int_add_scalar(key(), (rows.window as i64).into());
-        B::int_lower_equal(seen_until, query(), bool_dtype::<B>(&device))
+        B::int_lower_equal(seen_until, query(), bool_dtype::<B>(device))
     });
     match (later, earlier) {
         (Some(later), Some(earlier)) => Some(B::bool_or(later, earlier)),
