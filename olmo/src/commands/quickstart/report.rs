@@ -21,8 +21,9 @@ impl Page<'_> {
     pub(super) fn html(&self) -> String {
         let loss = chart(self.metrics, |m| m.cross_entropy, |y| format!("{y:.2}"));
         let rate = chart(self.metrics, |m| m.learning_rate, |y| format!("{y:.1e}"));
-        let samples: String =
+        let samples: Vec<String> =
             self.samples.iter().map(|s| format!("<pre>{}</pre>", escaped(s))).collect();
+        let samples = samples.concat();
         format!(
             "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\">\
              <meta name=\"viewport\" content=\"width=device-width\"><title>OLMo quickstart</title>\
