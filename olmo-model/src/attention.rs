@@ -75,8 +75,9 @@ impl Attention {
             Some(cache) => cache.append(k, v),
             None => (k, v),
         };
-        let [_, _, _, head_dim] = q.dims();
-        let y = kernels::attention(q, k, v, AttentionSpan { window });
+        let ([_, _, _, head_dim], [_, _, n_keys, _]) = (q.dims(), k.dims());
+        let span = AttentionSpan { window, padding: positions.padding(n_keys) };
+        let y = kernels::attention(q, k, v, span);
         self.w_out.forward(y.swap_dims(1, 2).reshape([batch, seq, n_heads * head_dim]))
     }
 }

@@ -1,6 +1,8 @@
 //! Keys and values of the tokens a model has seen: a value handed to the forward pass.
 
-use burn::tensor::{DType, Device, Tensor};
+use std::sync::Arc;
+
+use burn::tensor::{DType, Device, Int, Tensor};
 
 use crate::config::ModelConfig;
 use crate::error::Error;
@@ -11,6 +13,8 @@ use crate::error::Error;
 #[derive(Debug, Clone)]
 pub struct KvCache {
     layers: Vec<LayerCache>,
+    /// Leading places of each row that hold no token.
+    padding: Option<Arc<[usize]>>,
     length: usize,
     capacity: usize,
 }
@@ -37,10 +41,38 @@ impl KvCache {
         let shape = [batch, attention.n_kv_heads, capacity, attention.head_dim];
         let storage = || Some(Tensor::zeros(shape, (device, dtype)));
         let layer = |_| LayerCache { keys: storage(), values: storage(), length: 0 };
-        Self { layers: (0..config.n_layers).map(layer).collect(), length: 0, capacity }
+        let layers = (0..config.n_layers).map(layer).collect();
+        Self { layers, padding: None, length: 0, capacity }
     }
 
-    /// Tokens seen.
+    /// The same, for rows of unequal length that end together: the first `padding[row]` places of
+    /// a row hold no token. No other token sees them, and positions count from behind them.
+    #[must_use]
+    pub fn with_padding(mut self, padding: &[usize]) -> Self {
+        self.padding = padding.iter().any(|&n| n > 0).then(|| padding.into());
+        self
+    }
+
+    /// Leading places of each row that hold no token; `None` where no row has any.
+    pub(crate) fn padding(&self) -> Option<Arc<[usize]>> {
+        self.padding.clone()
+    }
+
+    /// Keeps the given rows, in the given order, of which some may be the same.
+    pub fn select(&mut self, rows: &[usize]) {
+        let Some(first) = self.layers.first().and_then(|layer| layer.keys.as_ref()) else { return };
+        let indices: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
+        let indices: Tensor<1, Int> = Tensor::from_data(indices.as_slice(), &first.device());
+        for layer in &mut self.layers {
+            for slot in [&mut layer.keys, &mut layer.values] {
+                *slot = slot.take().map(|storage| storage.select(0, indices.clone()));
+            }
+        }
+        let padding = self.padding.take();
+        self.padding = padding.map(|padding| rows.iter().map(|&row| padding[row]).collect());
+    }
+
+    /// Places seen: tokens, and in rows that are shorter than the longest, padding before them.
     pub fn len(&self) -> usize {
         self.length
     }

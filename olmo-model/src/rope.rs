@@ -7,12 +7,14 @@
 
 use std::f64::consts::PI;
 use std::ops::Range;
+use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::config::{ModelConfig, RopeConfig, YarnConfig};
 
-/// Tables for a range of positions, `[seq, head_dim / 2]` in f32.
+/// Tables for a range of positions, `[seq, head_dim / 2]` in f32; `[batch * seq, head_dim / 2]` for
+/// rows that have positions of their own.
 #[derive(Debug, Clone)]
 pub struct RopeTables {
     /// Cosines.
@@ -27,18 +29,38 @@ pub struct Positions {
     full: RopeTables,
     /// Tables of layers with a sliding window, where they differ.
     windowed: Option<RopeTables>,
+    /// Leading places of each row that hold no token; the position after them is 0.
+    padding: Option<Arc<[usize]>>,
+    /// Places up to and with those of this pass.
+    end: usize,
 }
 
 impl Positions {
     /// Tables for the tokens at `range`.
     pub fn new(config: &ModelConfig, range: Range<usize>, device: &Device) -> Self {
+        Self::of_rows(config, range, None, device)
+    }
+
+    /// Tables for the tokens at the places `range` of rows that begin with `padding` places which
+    /// hold no token; `None` is no padding in any row.
+    pub fn of_rows(
+        config: &ModelConfig,
+        range: Range<usize>,
+        padding: Option<Arc<[usize]>>,
+        device: &Device,
+    ) -> Self {
         let (rope, head_dim) = (&config.attention.rope, config.attention.head_dim);
         let extended = rope.yarn.is_some() && config.attention.window.is_some();
         let plain = RopeConfig { theta: rope.theta, yarn: None };
-        Self {
-            full: RopeTables::new(rope, head_dim, range.clone(), device),
-            windowed: extended.then(|| RopeTables::new(&plain, head_dim, range, device)),
-        }
+        let tables = |rope: &RopeConfig| match &padding {
+            None => RopeTables::new(rope, head_dim, range.clone(), device),
+            Some(padding) => {
+                let row = |&n: &usize| range.clone().map(move |place| place.saturating_sub(n));
+                RopeTables::new(rope, head_dim, padding.iter().flat_map(row), device)
+            }
+        };
+        let windowed = extended.then(|| tables(&plain));
+        Self { full: tables(rope), windowed, end: range.end, padding }
     }
 
     pub(crate) fn tables(&self, window: Option<usize>) -> &RopeTables {
@@ -47,17 +69,33 @@ impl Positions {
             _ => &self.full,
         }
     }
+
+    /// How many of the last `n_keys` keys hold no token, of each row.
+    pub(crate) fn padding(&self, n_keys: usize) -> Option<Arc<[usize]>> {
+        let forgotten = self.end - n_keys;
+        let padding = self.padding.as_ref()?;
+        if forgotten == 0 {
+            return Some(Arc::clone(padding));
+        }
+        Some(padding.iter().map(|n| n.saturating_sub(forgotten)).collect())
+    }
 }
 
 impl RopeTables {
-    /// Tables of one kind of layer for the tokens at `range`.
-    pub fn new(rope: &RopeConfig, head_dim: usize, range: Range<usize>, device: &Device) -> Self {
+    /// Tables of one kind of layer for the given positions.
+    pub fn new(
+        rope: &RopeConfig,
+        head_dim: usize,
+        positions: impl Iterator<Item = usize> + Clone,
+        device: &Device,
+    ) -> Self {
         let frequencies = rope.inverse_frequencies(head_dim);
         let factor = rope.yarn.as_ref().map_or(1.0, YarnConfig::attention_scale);
-        let shape = [range.len(), head_dim / 2];
         let table = |f: fn(f32) -> f32| {
-            let angles = range.clone().flat_map(|p| frequencies.iter().map(move |w| p as f32 * w));
+            let angles =
+                positions.clone().flat_map(|p| frequencies.iter().map(move |w| p as f32 * w));
             let values: Vec<f32> = angles.map(|angle| f(angle) * factor).collect();
+            let shape = [values.len() / (head_dim / 2), head_dim / 2];
             Tensor::from_data(TensorData::new(values, shape), device)
         };
         Self { cos: table(f32::cos), sin: table(f32::sin) }

@@ -114,7 +114,9 @@ impl Transformer {
         if let Some(cache) = &mut cache {
             cache.reserve(seq)?;
         }
-        let positions = Positions::new(&self.config, start..start + seq, &tokens.device());
+        let padding = cache.as_ref().and_then(|cache| cache.padding());
+        let range = start..start + seq;
+        let positions = Positions::of_rows(&self.config, range, padding, &tokens.device());
         let mut x = self.embeddings.forward(tokens);
         for (layer, block) in self.blocks.iter().enumerate() {
             x = block.forward(x, &positions, cache.as_mut().map(|cache| cache.layer(layer)));

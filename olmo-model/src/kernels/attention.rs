@@ -9,10 +9,11 @@
 //! probabilities back in the dtype of `v`.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use burn::backend::tensor::{BoolTensor, Device, FloatTensor};
+use burn::backend::tensor::{BoolTensor, Device, FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::{FloatDType, IntDType, Shape, Slice};
+use burn::tensor::{FloatDType, IntDType, Shape, Slice, TensorData};
 
 use super::{Kernels, bool_dtype};
 
@@ -20,14 +21,17 @@ use super::{Kernels, bool_dtype};
 const CHUNK: usize = 128;
 
 /// Which keys the queries of a call see.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct AttentionSpan {
     /// Keys a query sees, itself included; `None` is all before it.
     pub(crate) window: Option<usize>,
+    /// For each row of the batch, how many of the first keys belong to no token and are hidden;
+    /// `None` where no row has any. The queries of such places see only themselves.
+    pub(crate) padding: Option<Arc<[usize]>>,
 }
 
 /// The rows and columns of one chunk's scores, in positions.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct AttentionRows {
     /// Position of the chunk's first query.
     pub(crate) first_query: usize,
@@ -39,16 +43,20 @@ pub(crate) struct AttentionRows {
     pub(crate) window: usize,
     /// `1 / sqrt(head_dim)`.
     pub(crate) scale: f64,
+    /// As in [`AttentionSpan`].
+    pub(crate) padding: Option<Arc<[usize]>>,
 }
 
 impl AttentionRows {
-    /// The key columns that score row `row` sees, `n_keys` being there.
+    /// The key columns that score row `row` of a head sees, `n_keys` being there; `sequence` is the
+    /// row of the batch.
     #[cfg(feature = "flex")]
-    pub(crate) fn visible(&self, row: usize, n_keys: usize) -> Range<usize> {
+    pub(crate) fn visible(&self, sequence: usize, row: usize, n_keys: usize) -> Range<usize> {
         let query = self.first_query + row % self.n_queries;
+        let padding = self.padding.as_ref().map_or(0, |padding| padding[sequence].min(query));
+        let first = (query + 1).saturating_sub(self.window).max(padding);
         let end = (query + 1).saturating_sub(self.first_key).min(n_keys);
-        let start = (query + 1).saturating_sub(self.window).saturating_sub(self.first_key).min(end);
-        start..end
+        first.saturating_sub(self.first_key).min(end)..end
     }
 }
 
@@ -61,6 +69,7 @@ struct Dims {
     seq_kv: usize,
     head_dim: usize,
     window: usize,
+    padding: Option<Arc<[usize]>>,
 }
 
 /// One chunk of queries and the keys it sees.
@@ -85,7 +94,7 @@ pub(super) fn forward<B: Kernels>(
         let k = dims.keys::<B>(k.clone(), &chunk);
         let v = dims.keys::<B>(v.clone(), &chunk);
         let scores = B::float_matmul(q, B::float_transpose(k));
-        let p = B::olmo_masked_softmax(scores, chunk.rows);
+        let p = B::olmo_masked_softmax(scores, chunk.rows.clone());
         let p = B::float_cast(p, dtype.into());
         outputs.push(dims.ungrouped::<B>(B::float_matmul(p, v), &chunk));
     }
@@ -113,7 +122,7 @@ pub(super) fn backward<B: Kernels>(
         let k = dims.keys::<B>(k.clone(), &chunk);
         let v = dims.keys::<B>(v.clone(), &chunk);
         let scores = B::float_matmul(q.clone(), B::float_transpose(k.clone()));
-        let p = B::olmo_masked_softmax(scores, chunk.rows);
+        let p = B::olmo_masked_softmax(scores, chunk.rows.clone());
         let p_low = B::float_cast(p.clone(), dtype.into());
         let dv = B::float_matmul(B::float_transpose(p_low), grad.clone());
         let dp = B::float_matmul(grad, B::float_transpose(v));
@@ -136,10 +145,11 @@ pub(super) fn masked_softmax<B: Backend>(
     let (shape, device) = (scores.shape(), scores.device());
     let scores = B::float_cast(scores, FloatDType::F32);
     let mut scores = B::float_mul_scalar(scores, rows.scale.into());
-    if let Some(hidden) = hidden_keys::<B>(rows, shape[3], &device) {
+    let n_queries = rows.n_queries;
+    if let Some(hidden) = hidden_keys::<B>(rows, shape[0], shape[3], &device) {
         // The heads of a group apart, so that one mask serves all of them.
-        let n_heads = shape[1] * shape[2] / rows.n_queries;
-        let by_head = Shape::new([shape[0], n_heads, rows.n_queries, shape[3]]);
+        let n_heads = shape[1] * shape[2] / n_queries;
+        let by_head = Shape::new([shape[0], n_heads, n_queries, shape[3]]);
         scores = B::float_reshape(scores, by_head.clone());
         scores = B::float_mask_fill(scores, B::bool_expand(hidden, by_head), f32::MIN.into());
         scores = B::float_reshape(scores, shape);
@@ -161,39 +171,50 @@ pub(super) fn masked_softmax_backward<B: Backend>(
     B::float_mul_scalar(ds, scale.into())
 }
 
-/// True where a query does not see a key, `[1, 1, n_queries, n_keys]`; `None` where all see all.
+/// True where a query does not see a key, `[1 or batch, 1, n_queries, n_keys]`; `None` where all
+/// see all.
 fn hidden_keys<B: Backend>(
     rows: AttentionRows,
+    batch: usize,
     n_keys: usize,
     device: &Device<B>,
 ) -> Option<BoolTensor<B>> {
-    let shape = Shape::new([1, 1, rows.n_queries, n_keys]);
-    let positions = |first: usize, n: usize, dim: usize| {
-        let range = first as i64..(first + n) as i64;
+    let batch = if rows.padding.is_some() { batch } else { 1 };
+    let shape = Shape::new([batch, 1, rows.n_queries, n_keys]);
+    let along = |x: IntTensor<B>, dim: usize| {
         let mut column = [1; 4];
-        column[dim] = n;
-        let x = B::int_reshape(B::int_arange(range, device, IntDType::I32), Shape::new(column));
-        B::int_expand(x, shape.clone())
+        column[dim] = shape[dim];
+        B::int_expand(B::int_reshape(x, Shape::new(column)), shape.clone())
     };
-    let query = || positions(rows.first_query, rows.n_queries, 2);
-    let key = || positions(rows.first_key, n_keys, 3);
+    let positions = |first: usize, dim: usize| {
+        let range = first as i64..(first + shape[dim]) as i64;
+        along(B::int_arange(range, device, IntDType::I32), dim)
+    };
+    let query = || positions(rows.first_query, 2);
+    let key = || positions(rows.first_key, 3);
+    let truth = bool_dtype::<B>(device);
     let later = (rows.first_key + n_keys > rows.first_query + 1)
-        .then(|| B::int_greater(key(), query(), bool_dtype::<B>(device)));
+        .then(|| B::int_greater(key(), query(), truth));
     let last_query = rows.first_query + rows.n_queries - 1;
     let earlier = (last_query - rows.first_key >= rows.window).then(|| {
         let seen_until = B::int_add_scalar(key(), (rows.window as i64).into());
-        B::int_lower_equal(seen_until, query(), bool_dtype::<B>(device))
+        B::int_lower_equal(seen_until, query(), truth)
     });
-    match (later, earlier) {
-        (Some(later), Some(earlier)) => Some(B::bool_or(later, earlier)),
-        (later, earlier) => later.or(earlier),
-    }
+    let padding = rows.padding.as_ref().map(|padding| {
+        let lengths: Vec<i32> = padding.iter().map(|&n| n as i32).collect();
+        let lengths = along(B::int_from_data(TensorData::new(lengths, [batch]), device), 0);
+        let padded = B::int_lower(key(), lengths, truth);
+        B::bool_and(padded, B::int_lower(key(), query(), truth))
+    });
+    [later, earlier, padding].into_iter().flatten().reduce(B::bool_or)
 }
 
 impl Dims {
     fn new<B: Backend>(q: &FloatTensor<B>, k: &FloatTensor<B>, span: AttentionSpan) -> Self {
         let (q, k) = (q.shape(), k.shape());
         assert!(q[1] % k[1] == 0 && q[2] <= k[2], "attention of {q:?} over {k:?}");
+        let n_padded = span.padding.as_ref().map_or(q[0], |padding| padding.len());
+        assert!(n_padded == q[0], "padding of {n_padded} rows in a batch of {}", q[0]);
         Self {
             batch: q[0],
             n_kv_heads: k[1],
@@ -202,6 +223,7 @@ impl Dims {
             seq_kv: k[2],
             head_dim: q[3],
             window: span.window.unwrap_or(usize::MAX),
+            padding: span.padding,
         }
     }
 
@@ -217,6 +239,7 @@ impl Dims {
                 first_key,
                 window: self.window,
                 scale: 1.0 / (self.head_dim as f64).sqrt(),
+                padding: self.padding.clone(),
             };
             Chunk { keys: first_key..offset + queries.end, queries, rows }
         })

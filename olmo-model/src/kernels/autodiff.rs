@@ -36,7 +36,7 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
         let (q, k, v) = (q.into_primitive(), k.into_primitive(), v.into_primitive());
         match prepared {
             OpsKind::Tracked(prepared) => {
-                let state = (q.clone(), k.clone(), v.clone(), span);
+                let state = (q.clone(), k.clone(), v.clone(), span.clone());
                 prepared.finish(state, B::olmo_attention(q, k, v, span))
             }
             OpsKind::UnTracked(prepared) => prepared.finish(B::olmo_attention(q, k, v, span)),

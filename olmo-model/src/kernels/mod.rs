@@ -185,7 +185,8 @@ pub(crate) fn attention(
 }
 
 /// Splits `[batch, seq, n_heads * head_dim]` into heads `[batch, n_heads, seq, head_dim]` and turns
-/// them by their positions. `cos` and `sin` are `[seq, head_dim / 2]` in f32.
+/// them by their positions. `cos` and `sin` are `[seq, head_dim / 2]` in f32, or `[batch * seq,
+/// head_dim / 2]` where the rows of the batch have positions of their own.
 pub(crate) fn rotary(x: Tensor<3>, cos: Tensor<2>, sin: Tensor<2>, n_heads: usize) -> Tensor<4> {
     let (cos, sin) = (cos.into_dispatch(), sin.into_dispatch());
     Tensor::from_dispatch(Dispatch::olmo_rotary(x.into_dispatch(), cos, sin, n_heads))

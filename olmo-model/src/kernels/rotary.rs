@@ -49,7 +49,8 @@ fn rotated<B: Backend>(
         B::float_slice(x.clone(), &slices)
     };
     let (x1, x2) = (part(0..half), part(half..2 * half));
-    let table = Shape::new([1, 1, shape[2], half]);
+    // One table for every sequence, or one for each.
+    let table = Shape::new([cos.shape()[0] / shape[2], 1, shape[2], half]);
     let cos = B::float_reshape(cos, table.clone());
     let sin = B::float_reshape(sin, table);
     let turn = |a: FloatTensor<B>, b: FloatTensor<B>| {

@@ -1,5 +1,7 @@
 //! The kernels against plain ways to compute the same, and `flex`'s own against the composed ones.
 
+use std::sync::Arc;
+
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata};
@@ -42,7 +44,8 @@ fn difference(found: &TensorData, expected: &TensorData) -> f64 {
     apart.fold(0.0, |max, x| if x <= max { max } else { x }) / largest
 }
 
-/// Lengths above and below a chunk of queries, with a window, with keys before the first query.
+/// Lengths above and below a chunk of queries, with a window, with keys before the first query, and
+/// with a row whose first keys are hidden.
 #[test]
 fn attention_in_chunks_is_attention() {
     let device = Device::flex().autodiff();
@@ -50,7 +53,9 @@ fn attention_in_chunks_is_attention() {
     let cases = [(300, 300), (140, 300), (256, 256), (5, 20), (1, 300)];
     let cases =
         cases.iter().flat_map(|case| [None, Some(37), Some(1)].map(|window| (*case, window)));
-    for ((seq_q, seq_kv), window) in cases {
+    let cases = cases.flat_map(|case| [[0, 0], [3, 133]].map(|padding| (case, padding)));
+    for (((seq_q, seq_kv), window), padding) in cases {
+        let padding = padding.map(|n| n.min(seq_kv - 2));
         for (dtype, tolerance) in [(DType::F32, F32), (DType::BF16, BF16)] {
             // Plain attention runs in f32, on the same numbers.
             let input = |n_heads, seq, seed| {
@@ -65,12 +70,16 @@ fn attention_in_chunks_is_attention() {
                 let gradients = (y * g).sum().backward();
                 inputs.map(|x| x.grad(&gradients).expect("a leaf").into_data())
             };
-            let span = AttentionSpan { window };
+            let hidden = (padding != [0, 0]).then(|| padding.into());
+            let span = AttentionSpan { window, padding: hidden };
             let y = super::attention(q.clone(), k.clone(), v.clone(), span);
-            let plain_y =
-                plain_attention(plain_q.clone(), plain_k.clone(), plain_v.clone(), window);
+            let plain = [plain_q.clone(), plain_k.clone(), plain_v.clone()];
+            let plain_y = plain_attention(plain, window, padding);
             let apart = difference(&y.clone().into_data(), &plain_y.clone().into_data());
-            assert!(apart <= tolerance, "y {seq_q} {seq_kv} {window:?} {dtype:?} {apart:.1e}");
+            assert!(
+                apart <= tolerance,
+                "y {seq_q} {seq_kv} {window:?} {padding:?} {dtype:?} {apart:.1e}"
+            );
             let found = gradients(y, g, [&q, &k, &v]);
             let expected = gradients(plain_y, plain_g, [&plain_q, &plain_k, &plain_v]);
             for (name, (found, expected)) in ["q", "k", "v"].iter().zip(found.iter().zip(&expected))
@@ -83,25 +92,33 @@ fn attention_in_chunks_is_attention() {
                 };
                 assert!(
                     apart <= tolerance,
-                    "d{name} {seq_q} {seq_kv} {window:?} {dtype:?} {apart:.1e}"
+                    "d{name} {seq_q} {seq_kv} {window:?} {padding:?} {dtype:?} {apart:.1e}"
                 );
             }
         }
     }
 }
 
-fn plain_attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, window: Option<usize>) -> Tensor<4> {
+fn plain_attention(
+    [q, k, v]: [Tensor<4>; 3],
+    window: Option<usize>,
+    padding: [usize; 2],
+) -> Tensor<4> {
     let ([batch, n_heads, seq_q, head_dim], [_, n_kv_heads, seq_kv, _]) = (q.dims(), k.dims());
     let group = n_heads / n_kv_heads;
     let every_head = |x: Tensor<4>| {
         let x = x.unsqueeze_dim::<5>(2).repeat_dim(2, group);
         x.reshape([batch, n_heads, seq_kv, head_dim])
     };
-    let hidden = (0..seq_q).flat_map(|row| {
-        let query = row + seq_kv - seq_q;
-        (0..seq_kv).map(move |key| key > query || window.is_some_and(|n| key + n <= query))
+    let hidden = padding.iter().flat_map(|&padding| {
+        let rows = (0..seq_q).map(move |row| row + seq_kv - seq_q);
+        rows.flat_map(move |query| {
+            let padded = move |key| key < padding && key != query;
+            let outside = move |key| window.is_some_and(|n| key + n <= query);
+            (0..seq_kv).map(move |key| key > query || outside(key) || padded(key))
+        })
     });
-    let hidden = TensorData::new(hidden.collect(), [1, 1, seq_q, seq_kv]);
+    let hidden = TensorData::new(hidden.collect(), [batch, 1, seq_q, seq_kv]);
     let hidden = Tensor::<4, Bool>::from_data(hidden, &q.device());
     let scores = q.matmul(every_head(k).transpose()) / (head_dim as f64).sqrt();
     softmax(scores.mask_fill(hidden.expand([batch, n_heads, seq_q, seq_kv]), -1e30), 3)
@@ -215,19 +232,26 @@ fn flex_linear_agrees() {
 #[test]
 fn flex_attention_agrees() {
     for dtype in [DType::F32, DType::BF16] {
-        for (seq_q, window) in [(300, None), (300, Some(37)), (30, Some(17)), (1, None)] {
-            let span = AttentionSpan { window };
+        let spans = [(300, None), (300, Some(37)), (30, Some(17)), (1, None)];
+        let paddings = || [None, Some(Arc::from([141, 0]))];
+        let spans = spans.iter().flat_map(|span| paddings().map(|padding| (*span, padding)));
+        for ((seq_q, window), padding) in spans {
+            let span = || AttentionSpan { window, padding: padding.clone() };
             let q = || primitive([2, 6, seq_q, 16], 1, dtype);
             let (k, v) =
                 (|| primitive([2, 2, 300, 16], 2, dtype), || primitive([2, 2, 300, 16], 3, dtype));
-            let own = Flex::olmo_attention(q(), k(), v(), span);
-            assert_agree("attention", [own], [attention::forward::<Flex>(q(), k(), v(), span)]);
+            let own = Flex::olmo_attention(q(), k(), v(), span());
+            assert_agree("attention", [own], [attention::forward::<Flex>(q(), k(), v(), span())]);
         }
-        let rows =
-            AttentionRows { first_query: 11, n_queries: 100, first_key: 2, window: 37, scale: 0.3 };
+        let padding: Option<Arc<[usize]>> = Some(Arc::from([0, 20, 70]));
+        let (first_query, n_queries, first_key, scale) = (11, 100, 2, 0.3);
+        let rows = || {
+            let (window, padding) = (37, padding.clone());
+            AttentionRows { first_query, n_queries, first_key, window, scale, padding }
+        };
         let scores = || primitive([3, 2, 300, 109], 4, dtype);
-        let p = || attention::masked_softmax::<Flex>(scores(), rows);
-        assert_agree("softmax", [Flex::olmo_masked_softmax(scores(), rows)], [p()]);
+        let p = || attention::masked_softmax::<Flex>(scores(), rows());
+        assert_agree("softmax", [Flex::olmo_masked_softmax(scores(), rows())], [p()]);
         let dp = || primitive([3, 2, 300, 109], 5, dtype);
         let composed = attention::masked_softmax_backward::<Flex>(p(), dp(), 0.3);
         let own = Flex::olmo_masked_softmax_backward(p(), dp(), 0.3);
@@ -238,14 +262,18 @@ fn flex_attention_agrees() {
 #[test]
 fn flex_rotary_agrees() {
     for dtype in [DType::F32, DType::BF16] {
-        let (cos, sin) =
-            (|| primitive([411, 8], 1, DType::F32), || primitive([411, 8], 2, DType::F32));
         let (x, g) =
             (|| primitive([3, 411, 96], 3, dtype), || primitive([3, 6, 411, 16], 4, dtype));
-        let own = Flex::olmo_rotary(x(), cos(), sin(), 6);
-        assert_agree("rotary", [own], [rotary::forward::<Flex>(x(), cos(), sin(), 6)]);
-        let own = Flex::olmo_rotary_backward(g(), cos(), sin());
-        assert_agree("rotary backward", [own], [rotary::backward::<Flex>(g(), cos(), sin())]);
+        // One table for all sequences, and one for each.
+        for n_turns in [411, 3 * 411] {
+            let table = |seed| primitive([n_turns, 8], seed, DType::F32);
+            let own = Flex::olmo_rotary(x(), table(1), table(2), 6);
+            let composed = rotary::forward::<Flex>(x(), table(1), table(2), 6);
+            assert_agree("rotary", [own], [composed]);
+            let own = Flex::olmo_rotary_backward(g(), table(1), table(2));
+            let composed = rotary::backward::<Flex>(g(), table(1), table(2));
+            assert_agree("rotary backward", [own], [composed]);
+        }
     }
 }
 

@@ -16,6 +16,7 @@ pub(super) fn forward(
     let (x, cos, sin) = (x.to_contiguous(), cos.to_contiguous(), sin.to_contiguous());
     let (x, cos, sin) = (values(&x), values(&cos), values(&sin));
     let half = head_dim / 2;
+    let n_turns = cos.len() / half;
     let mut out = vec![0.0; x.len()];
     for_row_blocks(
         &mut out,
@@ -27,7 +28,8 @@ pub(super) fn forward(
                 let (position, head, sequence) =
                     (row % seq, row / seq % n_heads, row / (seq * n_heads));
                 let x = &x[((sequence * seq + position) * n_heads + head) * head_dim..][..head_dim];
-                turn(x, out, &cos[position * half..][..half], &sin[position * half..][..half], 1.0);
+                let at = (sequence * seq + position) % n_turns * half;
+                turn(x, out, &cos[at..][..half], &sin[at..][..half], 1.0);
             }
         },
     );
@@ -41,6 +43,7 @@ pub(super) fn backward(grad: FlexTensor, cos: FlexTensor, sin: FlexTensor) -> Fl
     let (grad, cos, sin) = (grad.to_contiguous(), cos.to_contiguous(), sin.to_contiguous());
     let (grad, cos, sin) = (values(&grad), values(&cos), values(&sin));
     let half = head_dim / 2;
+    let n_turns = cos.len() / half;
     let mut out = vec![0.0; grad.len()];
     for_row_blocks(
         &mut out,
@@ -53,13 +56,8 @@ pub(super) fn backward(grad: FlexTensor, cos: FlexTensor, sin: FlexTensor) -> Fl
                     (row % n_heads, row / n_heads % seq, row / (seq * n_heads));
                 let g =
                     &grad[((sequence * n_heads + head) * seq + position) * head_dim..][..head_dim];
-                turn(
-                    g,
-                    out,
-                    &cos[position * half..][..half],
-                    &sin[position * half..][..half],
-                    -1.0,
-                );
+                let at = (sequence * seq + position) % n_turns * half;
+                turn(g, out, &cos[at..][..half], &sin[at..][..half], -1.0);
             }
         },
     );

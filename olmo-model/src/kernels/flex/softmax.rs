@@ -8,7 +8,7 @@ use super::{for_row_blocks, from_vec, into_vec, lanes, last_dim, values};
 pub(super) fn masked(scores: FlexTensor, rows: AttentionRows) -> FlexTensor {
     let shape = scores.layout().shape().clone();
     let n_keys = last_dim(&scores);
-    let rows_per_head = shape[2];
+    let (n_kv_heads, rows_per_head) = (shape[1], shape[2]);
     let scale = rows.scale as f32;
     let mut scores = into_vec(scores);
     for_row_blocks(
@@ -17,7 +17,8 @@ pub(super) fn masked(scores: FlexTensor, rows: AttentionRows) -> FlexTensor {
         #[inline(always)]
         |first, block| {
             for (i, row) in block.chunks_exact_mut(n_keys).enumerate() {
-                let visible = rows.visible((first + i) % rows_per_head, n_keys);
+                let sequence = (first + i) / (n_kv_heads * rows_per_head);
+                let visible = rows.visible(sequence, (first + i) % rows_per_head, n_keys);
                 row[..visible.start].fill(0.0);
                 row[visible.end..].fill(0.0);
                 let row = &mut row[visible];
