@@ -27,7 +27,7 @@ fn main() -> anyhow::Result<()> {
     let model = opened.load(&device, Some(Dtype::F32))?;
 
     let prompt = [10, 11, 12];
-    let greedy = model.generate(&prompt, Sampling::Greedy)?.take(8);
+    let greedy = model.generate(&prompt, Sampling::greedy())?.take(8);
     println!("greedy:  {:?}", greedy.collect::<Result<Vec<_>, _>>()?);
     for seed in 0..3 {
         let sampling = Sampling::top_p(0.9, 0.7).seed(seed);
@@ -36,7 +36,7 @@ fn main() -> anyhow::Result<()> {
     }
 
     // Bad input is an error that says what would work.
-    if let Err(error) = model.generate(&[100], Sampling::Greedy) {
+    if let Err(error) = model.generate(&[100], Sampling::greedy()) {
         println!("error: {error}");
     }
     Ok(())

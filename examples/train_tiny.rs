@@ -42,7 +42,7 @@ fn main() -> anyhow::Result<()> {
     let checkpoint = trainer.last_checkpoint().unwrap_or(folder);
     let model = ModelFolder::open(checkpoint)?.load(&device, None)?;
     let mut tokens = tokenizer.encode("The fox")?;
-    let new: Result<Vec<u32>, _> = model.generate(&tokens, Sampling::Greedy)?.take(24).collect();
+    let new: Result<Vec<u32>, _> = model.generate(&tokens, Sampling::greedy())?.take(24).collect();
     tokens.extend(new?);
     println!("{}", tokenizer.decode(&tokens, SpecialTokens::Skip)?);
     Ok(())

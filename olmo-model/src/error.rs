@@ -20,6 +20,14 @@ pub enum Error {
     /// A prompt is empty, or the rows of a batch are.
     #[error("the prompt has no tokens; give at least one, such as the end-of-text token")]
     EmptyPrompt,
+    /// One of several prompts cannot be continued.
+    #[error("row {row}: {source}")]
+    Row {
+        /// Its number, from 1.
+        row: usize,
+        /// Why.
+        source: Box<Error>,
+    },
     /// A token id has no row in the embedding.
     #[error("token id {id} at position {position} is past the vocabulary of {vocab_size}")]
     TokenOutOfRange {

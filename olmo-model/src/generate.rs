@@ -1,4 +1,8 @@
-//! Generation: an iterator over new tokens.
+//! Generation: iterators over new tokens, of one prompt or of many at once.
+//!
+//! The rows of a batch end together: shorter prompts have padding before them, which no token sees
+//! and no position counts, so a row's logits are those it has alone, but for rounding. Rows that
+//! ended leave the batch.
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
@@ -14,11 +18,47 @@ use crate::transformer::Transformer;
 #[derive(Debug)]
 pub struct Generator<'a> {
     model: &'a Transformer,
+    /// Keys and values of all tokens but those that the model has not seen yet.
     cache: KvCache,
     sampler: Sampler,
-    /// Tokens the model has not seen yet: the prompt, then each token as it is chosen.
-    pending: Vec<u32>,
-    device: Device,
+    /// The prompt and what was generated.
+    tokens: Vec<u32>,
+    logits: Vec<f32>,
+    finished: bool,
+}
+
+/// An iterator over the steps of several rows: each step is one new token of every row that goes on.
+///
+/// It ends when no row goes on: each has `max_new_tokens`, or fills the model's context, or was
+/// [finished](Self::finish). An error is yielded once, then the iterator ends.
+#[derive(Debug)]
+pub struct BatchGenerator<'a> {
+    model: &'a Transformer,
+    cache: KvCache,
+    /// Those that go on, in the order of the cache's rows.
+    rows: Vec<Row>,
+    max_new_tokens: usize,
+    finished: bool,
+}
+
+/// A new token of one row of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewToken {
+    /// Index of the row's prompt.
+    pub row: usize,
+    /// The token.
+    pub token: u32,
+}
+
+#[derive(Debug)]
+struct Row {
+    index: usize,
+    sampler: Sampler,
+    tokens: Vec<u32>,
+    n_prompt: usize,
+    /// Places before the first token.
+    padding: usize,
+    logits: Vec<f32>,
     finished: bool,
 }
 
@@ -46,22 +86,73 @@ impl Transformer {
         capacity: usize,
     ) -> Result<Generator<'_>, Error> {
         let capacity = capacity.min(self.config().max_sequence_length);
-        self.check_tokens(prompt)?;
-        if prompt.is_empty() {
-            return Err(Error::EmptyPrompt);
-        }
-        if prompt.len() > capacity {
-            return Err(Error::SequenceTooLong { length: prompt.len(), limit: capacity });
-        }
-        let (device, dtype) = (self.device(), self.dtype());
+        self.check_prompt(prompt, capacity)?;
         Ok(Generator {
             model: self,
-            cache: KvCache::new(self.config(), 1, capacity, &device, dtype),
+            cache: KvCache::new(self.config(), 1, capacity, &self.device(), self.dtype()),
             sampler: Sampler::new(sampling)?,
-            pending: prompt.to_vec(),
-            device,
+            tokens: prompt.to_vec(),
+            logits: Vec::new(),
             finished: false,
         })
+    }
+
+    /// Continues several prompts at once, each by up to `max_new_tokens` and as if it were alone.
+    ///
+    /// ```
+    /// # use burn::tensor::Device;
+    /// # use olmo_model::{InitConfig, Sampling, Transformer, presets};
+    /// # fn main() -> Result<(), olmo_model::Error> {
+    /// # let config = presets::small_olmo2(32, 2, 4, 100);
+    /// # let model = Transformer::init(&config, &InitConfig::default(), 0, &Device::flex())?;
+    /// let prompts = [vec![3, 1, 4], vec![2, 7]];
+    /// let mut texts = prompts.to_vec();
+    /// let mut steps = model.generate_batch(&prompts, Sampling::greedy(), 8)?;
+    /// while let Some(step) = steps.next() {
+    ///     for new in step? {
+    ///         texts[new.row].push(new.token);
+    ///         if new.token == 0 {
+    ///             steps.finish(new.row);
+    ///         }
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::EmptyPrompt`] also where there is no prompt, and [`Error::Row`] with the errors of
+    /// [`generate`](Self::generate) of one.
+    pub fn generate_batch(
+        &self,
+        prompts: &[Vec<u32>],
+        sampling: Sampling,
+        max_new_tokens: usize,
+    ) -> Result<BatchGenerator<'_>, Error> {
+        let longest = prompts.iter().map(Vec::len).max().ok_or(Error::EmptyPrompt)?;
+        let padding: Vec<usize> = prompts.iter().map(|prompt| longest - prompt.len()).collect();
+        let sampler = Sampler::new(sampling)?;
+        let mut rows = Vec::with_capacity(prompts.len());
+        for (index, prompt) in prompts.iter().enumerate() {
+            self.check_prompt(prompt, self.config().max_sequence_length)
+                .map_err(|source| Error::Row { row: index + 1, source: Box::new(source) })?;
+            rows.push(Row {
+                index,
+                sampler: sampler.clone(),
+                tokens: prompt.clone(),
+                n_prompt: prompt.len(),
+                padding: padding[index],
+                logits: Vec::new(),
+                finished: max_new_tokens == 0,
+            });
+        }
+        // The last token of a row is not run.
+        let room = max_new_tokens.min(self.config().max_sequence_length);
+        let (device, dtype) = (self.device(), self.dtype());
+        let cache = KvCache::new(self.config(), rows.len(), longest + room, &device, dtype)
+            .with_padding(&padding);
+        Ok(BatchGenerator { model: self, cache, rows, max_new_tokens, finished: false })
     }
 
     /// Checks that every id has a row in the embedding.
@@ -83,21 +174,78 @@ impl Transformer {
     pub fn dtype(&self) -> DType {
         self.embeddings.weight.val().dtype()
     }
+
+    pub(crate) fn check_prompt(&self, prompt: &[u32], capacity: usize) -> Result<(), Error> {
+        self.check_tokens(prompt)?;
+        if prompt.is_empty() {
+            return Err(Error::EmptyPrompt);
+        }
+        if prompt.len() > capacity {
+            return Err(Error::SequenceTooLong { length: prompt.len(), limit: capacity });
+        }
+        Ok(())
+    }
+
+    /// Runs the next tokens of every row, shorter rows padded before them, and gives the logits of
+    /// each row's last.
+    pub(crate) fn last_logits<'t>(
+        &self,
+        rows: impl ExactSizeIterator<Item = &'t [u32]> + Clone,
+        cache: &mut KvCache,
+    ) -> Result<Vec<Vec<f32>>, Error> {
+        let (n_rows, n) = (rows.len(), rows.clone().map(<[u32]>::len).max().unwrap_or(0));
+        let padded = |row: &'t [u32]| {
+            let padding = std::iter::repeat_n(0, n - row.len());
+            padding.chain(row.iter().map(|&id| id as i32))
+        };
+        let ids: Vec<i32> = rows.flat_map(padded).collect();
+        let device: Device = self.device();
+        let tokens: Tensor<2, Int> = Tensor::from_data(TensorData::new(ids, [n_rows, n]), &device);
+        let hidden = self.hidden(tokens, Some(cache))?;
+        // Only the last token's logits matter; for a long prompt the others are most of the work.
+        let [_, _, d_model] = hidden.dims();
+        let logits = self.logits(hidden.slice([0..n_rows, n - 1..n, 0..d_model]));
+        let logits: Vec<f32> = logits.into_data().iter::<f32>().collect();
+        Ok(logits.chunks(logits.len() / n_rows).map(<[f32]>::to_vec).collect())
+    }
 }
 
 impl Generator<'_> {
-    /// Runs the pending tokens through the model and chooses the next one.
+    /// The prompt and what was generated.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// The logits that the latest token was chosen from; none before the first.
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
+    }
+
+    /// Goes on from `tokens` instead. What they have in common with the tokens so far is not run
+    /// again: a conversation grows at the cost of what is new in it.
+    ///
+    /// Gives the number of tokens that are kept.
+    ///
+    /// # Errors
+    ///
+    /// As [`Transformer::generate`]; the generator is then as it was.
+    pub fn go_on_from(&mut self, tokens: &[u32]) -> Result<usize, Error> {
+        self.model.check_prompt(tokens, self.cache.capacity())?;
+        let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        // The last token is run again where need be, for its logits.
+        let kept = common.min(self.cache.len()).min(tokens.len() - 1);
+        self.cache.truncate(kept);
+        self.tokens = tokens.to_vec();
+        self.finished = false;
+        Ok(self.cache.len())
+    }
+
     fn step(&mut self) -> Result<u32, Error> {
-        let n = self.pending.len();
-        let ids: Vec<i32> = self.pending.iter().map(|&id| id as i32).collect();
-        let tokens: Tensor<2, Int> = Tensor::from_data(TensorData::new(ids, [1, n]), &self.device);
-        let hidden = self.model.hidden(tokens, Some(&mut self.cache))?;
-        // Only the last token's logits matter; for a long prompt the others are most of the work.
-        let [_, _, d_model] = hidden.dims();
-        let logits = self.model.logits(hidden.slice([0..1, n - 1..n, 0..d_model]));
-        let logits: Vec<f32> = logits.into_data().iter::<f32>().collect();
-        let token = self.sampler.next_token(&logits)?;
-        self.pending = vec![token];
+        let pending = &self.tokens[self.cache.len()..];
+        let mut logits = self.model.last_logits([pending].into_iter(), &mut self.cache)?;
+        self.logits = logits.remove(0);
+        let token = self.sampler.next_token(&self.tokens, &self.logits)?;
+        self.tokens.push(token);
         Ok(token)
     }
 }
@@ -106,11 +254,72 @@ impl Iterator for Generator<'_> {
     type Item = Result<u32, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.finished || self.cache.len() + self.pending.len() > self.cache.capacity() {
+        if self.finished || self.tokens.len() > self.cache.capacity() {
             return None;
         }
         let token = self.step();
         self.finished = token.is_err();
         Some(token)
+    }
+}
+
+impl BatchGenerator<'_> {
+    /// Ends a row, which then costs nothing any more; one that has ended stays so.
+    pub fn finish(&mut self, row: usize) {
+        self.rows.iter_mut().filter(|r| r.index == row).for_each(|r| r.finished = true);
+    }
+
+    /// The logits that the latest token of a row was chosen from; `None` before the first, and
+    /// where the row ended in an earlier step.
+    pub fn logits(&self, row: usize) -> Option<&[f32]> {
+        let row = self.rows.iter().find(|r| r.index == row)?;
+        Some(row.logits.as_slice()).filter(|logits| !logits.is_empty())
+    }
+
+    fn step(&mut self) -> Result<Vec<NewToken>, Error> {
+        let seen = self.cache.len();
+        let pending = self.rows.iter().map(|row| &row.tokens[seen.saturating_sub(row.padding)..]);
+        let logits = self.model.last_logits(pending, &mut self.cache)?;
+        let context = self.model.config().max_sequence_length;
+        let mut new = Vec::with_capacity(self.rows.len());
+        for (row, logits) in self.rows.iter_mut().zip(logits) {
+            let token = row.sampler.next_token(&row.tokens, &logits)?;
+            row.tokens.push(token);
+            row.logits = logits;
+            row.finished = row.tokens.len() > context
+                || row.tokens.len() - row.n_prompt >= self.max_new_tokens;
+            new.push(NewToken { row: row.index, token });
+        }
+        Ok(new)
+    }
+
+    /// Takes the rows that ended out of the batch.
+    fn drop_finished(&mut self) {
+        if self.rows.iter().all(|row| !row.finished) {
+            return;
+        }
+        let going = self.rows.iter().enumerate().filter(|(_, row)| !row.finished);
+        let going: Vec<usize> = going.map(|(place, _)| place).collect();
+        if !going.is_empty() {
+            self.cache.select(&going);
+        }
+        self.rows.retain(|row| !row.finished);
+    }
+}
+
+impl Iterator for BatchGenerator<'_> {
+    type Item = Result<Vec<NewToken>, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.finished {
+            return None;
+        }
+        self.drop_finished();
+        if self.rows.is_empty() {
+            return None;
+        }
+        let step = self.step();
+        self.finished = step.is_err();
+        Some(step)
     }
 }

@@ -8,7 +8,8 @@
 //! - [`Transformer`] is the model. It is built from a source of values ([`Transformer::build`]) or
 //!   from fresh ones ([`Transformer::init`], [`InitConfig`]), and one [`Transformer::forward`]
 //!   serves training, prompts and decoding with a [`KvCache`].
-//! - [`Transformer::generate`] is an iterator over new tokens, chosen by a [`Sampling`].
+//! - [`Transformer::generate`] is an iterator over new tokens, chosen by a [`Sampling`];
+//!   [`Transformer::generate_batch`] continues several prompts at once.
 //! - [`Transformer::loss`] sums the loss over [`Labels`] without ever holding a batch's logits.
 //! - [`walk`] visits, replaces and differentiates parameters by path.
 //!
@@ -31,7 +32,7 @@
 //! let logits = model.forward(tokens, None)?;
 //! assert_eq!(logits.dims(), [1, 5, 100]);
 //!
-//! let new: Result<Vec<u32>, _> = model.generate(&[3, 1, 4], Sampling::Greedy)?.take(8).collect();
+//! let new: Result<Vec<u32>, _> = model.generate(&[3, 1, 4], Sampling::greedy())?.take(8).collect();
 //! assert_eq!(new?.len(), 8);
 //! # Ok(())
 //! # }
@@ -63,7 +64,7 @@ pub use cache::KvCache;
 pub use config::ModelConfig;
 pub use error::Error;
 pub use flops::Costs;
-pub use generate::Generator;
+pub use generate::{BatchGenerator, Generator, NewToken};
 pub use init::InitConfig;
 pub use loss::{Labels, LossSums, LossValues};
 pub use parameters::{Parameter, Role};

@@ -1,4 +1,10 @@
-//! Choosing the next token from its logits.
+//! Choosing the next token from its logits, as transformers does (`generation/logits_process.py`).
+//!
+//! Probabilities are f64 here and f32 there, so that a cut which falls within rounding of a sum may
+//! fall on its other side.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
 
 use rand_pcg::Pcg64;
 use rand_pcg::rand_core::Rng;
@@ -8,52 +14,69 @@ use crate::error::Error;
 
 /// How the next token is chosen.
 ///
-/// Filters apply in the order of OLMo-core's `GenerationConfig`: temperature, then the `top_k` most
-/// likely, then the fewest tokens whose probabilities reach `top_p`.
+/// Settings apply in the order of transformers' logits processors:
+///
+/// 1. `repetition_penalty`, of tokens in the prompt and the text so far;
+/// 2. `temperature`; at 0 the likeliest token is taken, and what follows has no effect;
+/// 3. `top_k`;
+/// 4. `top_p`, of the distribution that `top_k` leaves;
+/// 5. `min_p`.
+///
+/// What is left is scaled to sum to 1, and a token is drawn from it.
+///
+/// ```
+/// use olmo_model::Sampling;
+///
+/// let careful = Sampling::top_p(0.9, 0.7).seed(1);
+/// let without_a_tail = Sampling { min_p: Some(0.05), ..Sampling::temperature(1.0) };
+/// let never_again = Sampling { repetition_penalty: Some(1.2), ..Sampling::greedy() };
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Sampling {
-    /// The most likely token; of equals the one with the lowest id.
-    Greedy,
-    /// A draw from the filtered distribution.
-    Random {
-        /// Divides the logits; above 0.
-        temperature: f64,
-        /// Keeps the most likely tokens only.
-        top_k: Option<usize>,
-        /// Keeps the fewest tokens whose probabilities sum to this much, in `(0, 1]`.
-        top_p: Option<f64>,
-        /// Seed of the draws.
-        seed: u64,
-    },
+#[serde(default, deny_unknown_fields)]
+pub struct Sampling {
+    /// Divides the logits. 0 is greedy: the likeliest token, of equals the one with the lowest id.
+    pub temperature: f64,
+    /// Keeps the most likely tokens only, and all that are as likely as the last of them.
+    pub top_k: Option<usize>,
+    /// Keeps the fewest tokens whose probabilities sum to this much, in `(0, 1]`.
+    pub top_p: Option<f64>,
+    /// Keeps tokens at least this share as likely as the likeliest, in `[0, 1]`.
+    pub min_p: Option<f64>,
+    /// Divides positive logits of tokens that were there already, and multiplies negative ones.
+    /// Above 1 it avoids them, below 1 it prefers them.
+    pub repetition_penalty: Option<f64>,
+    /// Seed of the draws. Every row of a batch has a stream of its own from it, so that a text does
+    /// not depend on the rows beside it.
+    pub seed: u64,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self::greedy()
+    }
 }
 
 impl Sampling {
+    /// The most likely token.
+    pub fn greedy() -> Self {
+        Self::temperature(0.0)
+    }
+
     /// A draw from the whole distribution at `temperature`; at 0, greedy.
     pub fn temperature(temperature: f64) -> Self {
-        if temperature == 0.0 {
-            return Self::Greedy;
-        }
-        Self::Random { temperature, top_k: None, top_p: None, seed: 0 }
+        let (top_k, top_p, min_p, repetition_penalty) = (None, None, None, None);
+        Self { temperature, top_k, top_p, min_p, repetition_penalty, seed: 0 }
     }
 
     /// A draw from the fewest tokens whose probabilities reach `top_p`, at `temperature`.
     pub fn top_p(top_p: f64, temperature: f64) -> Self {
-        match Self::temperature(temperature) {
-            Self::Random { seed, .. } => {
-                Self::Random { temperature, top_k: None, top_p: Some(top_p), seed }
-            }
-            greedy @ Self::Greedy => greedy,
-        }
+        Self { top_p: Some(top_p), ..Self::temperature(temperature) }
     }
 
     /// The same with another seed.
     #[must_use]
-    pub fn seed(mut self, new: u64) -> Self {
-        if let Self::Random { seed, .. } = &mut self {
-            *seed = new;
-        }
-        self
+    pub fn seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
     }
 
     /// Checks the settings.
@@ -62,18 +85,71 @@ impl Sampling {
     ///
     /// [`Error::Sampling`], naming the setting.
     pub fn validate(&self) -> Result<(), Error> {
-        let Self::Random { temperature, top_k, top_p, .. } = *self else { return Ok(()) };
         let wrong = |name, found, expected| Err(Error::Sampling { name, found, expected });
-        if !(temperature.is_finite() && temperature > 0.0) {
+        let Self { temperature, top_k, top_p, min_p, repetition_penalty, seed: _ } = *self;
+        if !(temperature.is_finite() && temperature >= 0.0) {
             return wrong("temperature", temperature, "a number of at least 0");
         }
         if top_k == Some(0) {
             return wrong("top-k", 0.0, "at least 1");
         }
-        match top_p {
-            Some(p) if !(p > 0.0 && p <= 1.0) => wrong("top-p", p, "a number above 0, at most 1"),
-            _ => Ok(()),
+        if let Some(p) = top_p.filter(|&p| !(p > 0.0 && p <= 1.0)) {
+            return wrong("top-p", p, "a number above 0, at most 1");
         }
+        if let Some(p) = min_p.filter(|p| !(0.0..=1.0).contains(p)) {
+            return wrong("min-p", p, "a number from 0 to 1");
+        }
+        if let Some(x) = repetition_penalty.filter(|&x| !(x.is_finite() && x > 0.0)) {
+            return wrong("repetition penalty", x, "a number above 0; 1 changes nothing");
+        }
+        Ok(())
+    }
+
+    /// The tokens that can follow `tokens`, each with its probability.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NonFiniteLogits`] where the logits are no distribution.
+    pub fn distribution(&self, tokens: &[u32], logits: &[f32]) -> Result<Vec<(u32, f64)>, Error> {
+        let logits = self.penalised(tokens, logits);
+        let best = argmax(&logits).ok_or(Error::NonFiniteLogits)?;
+        if self.temperature == 0.0 {
+            return Ok(vec![(best as u32, 1.0)]);
+        }
+        let max = f64::from(logits[best]);
+        let weight = |x: f32| ((f64::from(x) - max) / self.temperature).exp();
+        let weights = logits.iter().enumerate().map(|(id, &x)| (id as u32, weight(x)));
+        let mut kept: Vec<_> = weights.filter(|(_, weight)| *weight > 0.0).collect();
+        if let Some(k) = self.top_k.filter(|&k| k < kept.len()) {
+            let (_, &mut (_, least), _) = kept.select_nth_unstable_by(k - 1, likelier_first);
+            kept.retain(|(_, weight)| *weight >= least);
+            kept.sort_unstable_by(likelier_first);
+        }
+        if let Some(p) = self.top_p.filter(|&p| p < 1.0) {
+            keep_nucleus(&mut kept, p);
+        }
+        if let Some(p) = self.min_p {
+            // The likeliest weighs 1.
+            kept.retain(|(_, weight)| *weight >= p);
+        }
+        let total: f64 = kept.iter().map(|(_, weight)| weight).sum();
+        for (_, weight) in &mut kept {
+            *weight /= total;
+        }
+        Ok(kept)
+    }
+
+    /// The logits with those of `tokens` made smaller, or larger with a penalty below 1.
+    fn penalised<'a>(&self, tokens: &[u32], logits: &'a [f32]) -> Cow<'a, [f32]> {
+        let Some(penalty) = self.repetition_penalty else { return Cow::Borrowed(logits) };
+        let mut penalised = logits.to_vec();
+        for &id in tokens {
+            // From the logits as they came: a token that is there twice is penalised once.
+            let Some(&x) = logits.get(id as usize) else { continue };
+            let x = f64::from(x);
+            penalised[id as usize] = (if x < 0.0 { x * penalty } else { x / penalty }) as f32;
+        }
+        Cow::Owned(penalised)
     }
 }
 
@@ -92,65 +168,52 @@ impl Sampler {
     /// [`Error::Sampling`] where a setting makes no sense.
     pub fn new(sampling: Sampling) -> Result<Self, Error> {
         sampling.validate()?;
-        let seed = match sampling {
-            Sampling::Random { seed, .. } => seed,
-            Sampling::Greedy => 0,
-        };
-        Ok(Self { sampling, stream: Pcg64::new(u128::from(seed), 0) })
+        let stream = Pcg64::new(u128::from(sampling.seed), 0);
+        Ok(Self { sampling, stream })
     }
 
-    /// The next token, given its logits.
+    /// The token that follows `tokens`, given its logits.
     ///
     /// # Errors
     ///
     /// [`Error::NonFiniteLogits`] where the logits are no distribution.
-    pub fn next_token(&mut self, logits: &[f32]) -> Result<u32, Error> {
-        let best = argmax(logits).ok_or(Error::NonFiniteLogits)?;
-        match self.sampling {
-            Sampling::Greedy => Ok(best as u32),
-            Sampling::Random { temperature, top_k, top_p, .. } => {
-                let max = f64::from(logits[best]);
-                let weight = |x: f32| ((f64::from(x) - max) / temperature).exp();
-                let mut kept: Vec<(usize, f64)> =
-                    logits.iter().map(|&x| weight(x)).enumerate().collect();
-                // Likelier first, of equals the lower id, so that ties are cut the same way always.
-                kept.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-                kept.truncate(top_k.unwrap_or(usize::MAX));
-                if let Some(p) = top_p {
-                    kept.truncate(nucleus(&kept, p));
-                }
-                Ok(self.draw(&kept))
-            }
+    pub fn next_token(&mut self, tokens: &[u32], logits: &[f32]) -> Result<u32, Error> {
+        let distribution = self.sampling.distribution(tokens, logits)?;
+        if let [(only, _)] = *distribution {
+            return Ok(only);
         }
-    }
-
-    fn draw(&mut self, weights: &[(usize, f64)]) -> u32 {
-        let total: f64 = weights.iter().map(|(_, w)| w).sum();
         // 53 random bits, as every double in [0, 1) has.
-        let uniform = (self.stream.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
-        let mut left = uniform * total;
-        for &(id, weight) in weights {
-            left -= weight;
+        let mut left = (self.stream.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
+        for &(id, probability) in &distribution {
+            left -= probability;
             if left < 0.0 {
-                return id as u32;
+                return Ok(id);
             }
         }
         // Rounding may leave a sliver above zero; it belongs to the last token.
-        weights.last().map_or(0, |&(id, _)| id as u32)
+        distribution.last().map(|&(id, _)| id).ok_or(Error::NonFiniteLogits)
     }
 }
 
-/// How many of the sorted weights it takes to reach a share `p` of their sum.
-fn nucleus(sorted: &[(usize, f64)], p: f64) -> usize {
-    let total: f64 = sorted.iter().map(|(_, w)| w).sum();
+/// Of equals the lower id first, so that ties are cut the same way always.
+fn likelier_first(a: &(u32, f64), b: &(u32, f64)) -> Ordering {
+    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
+}
+
+/// Keeps the fewest tokens that have a share `p` of all weights, likelier first.
+fn keep_nucleus(kept: &mut Vec<(u32, f64)>, p: f64) {
+    let total: f64 = kept.iter().map(|(_, weight)| weight).sum();
+    // All tokens this light have less than the share that is left out, so each of them is left out.
+    // Most of a vocabulary goes this way, and need not be sorted.
+    let light = (1.0 - p) * total / kept.len() as f64;
+    kept.retain(|(_, weight)| *weight >= light);
+    kept.sort_unstable_by(likelier_first);
     let mut sum = 0.0;
-    for (i, (_, weight)) in sorted.iter().enumerate() {
+    let reached = kept.iter().position(|(_, weight)| {
         sum += weight;
-        if sum >= p * total {
-            return i + 1;
-        }
-    }
-    sorted.len()
+        sum >= p * total
+    });
+    kept.truncate(reached.map_or(kept.len(), |last| last + 1));
 }
 
 /// Index of the largest logit; `None` where one is NaN or all are infinitely small.
@@ -178,7 +241,8 @@ mod tests {
         let n = 40_000;
         let mut counts = vec![0.0; LOGITS.len()];
         for _ in 0..n {
-            counts[sampler.next_token(&LOGITS).expect("finite") as usize] += 1.0 / f64::from(n);
+            counts[sampler.next_token(&[], &LOGITS).expect("finite") as usize] +=
+                1.0 / f64::from(n);
         }
         counts
     }
@@ -189,37 +253,58 @@ mod tests {
 
     #[test]
     fn greedy_takes_the_first_of_equals() {
-        let mut sampler = Sampler::new(Sampling::Greedy).expect("sound");
-        assert_eq!(sampler.next_token(&LOGITS), Ok(1));
+        let mut sampler = Sampler::new(Sampling::greedy()).expect("sound");
+        assert_eq!(sampler.next_token(&[], &LOGITS), Ok(1));
+        let penalty = Sampling { repetition_penalty: Some(1.5), ..Sampling::greedy() };
+        let mut sampler = Sampler::new(penalty).expect("sound");
+        assert_eq!(sampler.next_token(&[1, 1, 0], &LOGITS), Ok(3));
     }
 
     #[test]
-    fn draws_follow_the_softmax() {
+    fn draws_follow_the_distribution() {
         let e = std::f64::consts::E;
         let z = 1.0 + 2.0 * e * e + e;
         assert_close(&shares(Sampling::temperature(1.0)), &[1.0 / z, e * e / z, e / z, e * e / z]);
         let z = 1.0 + 2.0 * e + e.sqrt();
         let expected = [1.0 / z, e / z, e.sqrt() / z, e / z];
         assert_close(&shares(Sampling::temperature(2.0)), &expected);
+        let top_k = Sampling { top_k: Some(2), seed: 3, ..Sampling::temperature(1.0) };
+        assert_close(&shares(top_k), &[0.0, 0.5, 0.0, 0.5]);
     }
 
+    /// The reference keeps all of equals where a cut falls between them, except in the nucleus.
     #[test]
-    fn filters_keep_the_likeliest() {
-        let top_k = Sampling::Random { temperature: 1.0, top_k: Some(2), top_p: None, seed: 3 };
-        assert_close(&shares(top_k), &[0.0, 0.5, 0.0, 0.5]);
-        assert_close(&shares(Sampling::top_p(0.3, 1.0)), &[0.0, 1.0, 0.0, 0.0]);
+    fn ties_at_a_cut() {
+        let kept = |sampling: Sampling| {
+            let kept = sampling.distribution(&[], &LOGITS).expect("finite");
+            kept.into_iter().map(|(id, _)| id).collect::<Vec<_>>()
+        };
+        let any = Sampling::temperature(1.0);
+        assert_eq!(kept(Sampling { top_k: Some(1), ..any.clone() }), [1, 3]);
+        assert_eq!(kept(Sampling { top_p: Some(0.3), ..any.clone() }), [1]);
+        assert_eq!(kept(Sampling { min_p: Some(1.0), ..any.clone() }), [1, 3]);
         // 0.41 + 0.41 does not reach 0.9; the token that crosses it is kept.
-        let e = std::f64::consts::E;
-        let z = 2.0 * e * e + e;
-        assert_close(&shares(Sampling::top_p(0.9, 1.0)), &[0.0, e * e / z, e / z, e * e / z]);
+        assert_eq!(kept(Sampling { top_p: Some(0.9), ..any }), [1, 3, 2]);
     }
 
     #[test]
     fn nonsense_is_refused() {
-        assert!(Sampler::new(Sampling::temperature(-1.0)).is_err());
-        assert!(Sampler::new(Sampling::top_p(0.0, 1.0)).is_err());
-        assert!(Sampler::new(Sampling::top_p(1.5, 1.0)).is_err());
-        let mut sampler = Sampler::new(Sampling::temperature(1.0)).expect("sound");
-        assert_eq!(sampler.next_token(&[1.0, f32::NAN]), Err(Error::NonFiniteLogits));
+        let one = || Sampling::temperature(1.0);
+        let refused = [
+            Sampling::temperature(-1.0),
+            Sampling::temperature(f64::NAN),
+            Sampling::top_p(0.0, 1.0),
+            Sampling::top_p(1.5, 1.0),
+            Sampling { top_k: Some(0), ..one() },
+            Sampling { min_p: Some(-0.1), ..one() },
+            Sampling { min_p: Some(f64::NAN), ..one() },
+            Sampling { repetition_penalty: Some(0.0), ..one() },
+            Sampling { repetition_penalty: Some(f64::INFINITY), ..one() },
+        ];
+        for sampling in refused {
+            assert!(Sampler::new(sampling.clone()).is_err(), "{sampling:?}");
+        }
+        let mut sampler = Sampler::new(one()).expect("sound");
+        assert_eq!(sampler.next_token(&[], &[1.0, f32::NAN]), Err(Error::NonFiniteLogits));
     }
 }

@@ -62,7 +62,7 @@ fn greedy_continuations_are_those_of_transformers() {
         let n_new = vectors.shape("greedy")[1];
         let (tokens, greedy) = (vectors.tokens("tokens"), vectors.tokens("greedy"));
         for (prompt, expected) in tokens.chunks(seq).zip(greedy.chunks(n_new)) {
-            let generator = model.generate(prompt, Sampling::Greedy).expect("a sound prompt");
+            let generator = model.generate(prompt, Sampling::greedy()).expect("a sound prompt");
             let found: Result<Vec<u32>, _> = generator.take(n_new).collect();
             assert_eq!(found.expect("finite logits"), expected, "{device_name}: {name}");
         }

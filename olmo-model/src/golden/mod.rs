@@ -5,6 +5,7 @@
 //! maps Hugging Face's names and fields to ours (`olmo-hub` does so for users, with checks), and
 //! measures differences.
 
+mod batches;
 mod gradients;
 mod init;
 mod layers;

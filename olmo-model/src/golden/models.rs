@@ -17,7 +17,7 @@ const PIECES: f64 = 3e-6;
 const BF16: f64 = 5e-2;
 
 /// The folders with one f32 file each; shards and other dtypes are the business of `olmo-hub`.
-const MODELS: [&str; 6] =
+pub(super) const MODELS: [&str; 6] =
     ["olmo-tied", "olmo-gqa-clip", "olmo-odd", "olmo2", "olmo2-gqa", "olmo2-tied-odd"];
 
 #[test]
@@ -37,7 +37,7 @@ fn greedy_continuation_with_a_cache() {
         let (model, golden) = read(name);
         let greedy = golden.integer_rows::<u32>("greedy");
         for (prompt, expected) in golden.integer_rows::<u32>("tokens").iter().zip(&greedy) {
-            let tokens = model.generate(prompt, Sampling::Greedy).expect("a sound prompt");
+            let tokens = model.generate(prompt, Sampling::greedy()).expect("a sound prompt");
             let tokens: Vec<_> = tokens.take(expected.len()).map(|t| t.expect("finite")).collect();
             assert_eq!(tokens, *expected, "{name}");
         }
@@ -143,7 +143,7 @@ fn parameters_are_what_the_configuration_lists() {
     }
 }
 
-fn read(name: &str) -> (Transformer, Vectors) {
+pub(super) fn read(name: &str) -> (Transformer, Vectors) {
     let config = model_config(&read_json(&format!("hf/{name}/config.json")));
     let weights = Vectors::read(&format!("hf/{name}/model.safetensors"));
     let golden = Vectors::read(&format!("hf/{name}/golden.safetensors"));
@@ -172,7 +172,7 @@ fn in_pieces(model: &Transformer, rows: &[Vec<i64>]) -> Tensor<3> {
 }
 
 /// A small OLMo 3: windows shorter than the sequence on three of four layers, YaRN on the other.
-fn olmo3() -> ModelConfig {
+pub(super) fn olmo3() -> ModelConfig {
     let mut config = presets::small_olmo2(32, 5, 4, 64);
     config.attention.n_kv_heads = 2;
     config.attention.window = Some(SlidingWindow { size: 6, full_every: 4 });
@@ -187,7 +187,7 @@ fn olmo3() -> ModelConfig {
 }
 
 /// Weights large enough that attention matters.
-fn wide() -> InitConfig {
+pub(super) fn wide() -> InitConfig {
     InitConfig::Normal { std: 0.3, cutoff: None, embedding_std: None }
 }
 

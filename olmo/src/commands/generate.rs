@@ -115,11 +115,8 @@ impl Generate {
     fn sampling(&self) -> Sampling {
         let filtered = self.top_k.is_some() || self.top_p.is_some();
         let temperature = self.temperature.unwrap_or(if filtered { 1.0 } else { 0.0 });
-        if temperature == 0.0 {
-            return Sampling::Greedy;
-        }
         let Self { top_k, top_p, seed, .. } = *self;
-        Sampling::Random { temperature, top_k, top_p, seed }
+        Sampling { top_k, top_p, seed, ..Sampling::temperature(temperature) }
     }
 
     fn rows(&self, folder: &ModelFolder, tokenizer: Option<&Tokenizer>) -> Result<Vec<Vec<u32>>> {
