@@ -97,6 +97,35 @@ impl TokenDataset {
         Ok(dataset)
     }
 
+    /// Cuts the files first into pieces of a longer length, a multiple of the instances', and drops
+    /// the rest of each file by that: so the order of the data stays while the sequence length grows
+    /// up to it, as with OLMo-core's `max_target_sequence_length`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Setting`] where the length is no multiple of that of an instance;
+    /// [`Error::NoInstances`] where every file is shorter.
+    pub fn with_max_target_sequence_length(mut self, max: usize) -> Result<Self> {
+        let seq_len = self.seq_len;
+        if max < seq_len || !max.is_multiple_of(seq_len) {
+            return Err(Error::Setting {
+                name: "max_target_sequence_length",
+                found: max as u64,
+                expected: format!("a multiple of the sequence length {seq_len}"),
+            });
+        }
+        let mut n_instances = 0;
+        for (file, end) in self.files.iter().zip(&mut self.ends) {
+            n_instances += file.len() / max * (max / seq_len);
+            *end = n_instances;
+        }
+        if n_instances == 0 {
+            let (n_files, n_tokens) = (self.files.len(), self.n_tokens());
+            return Err(Error::NoInstances { seq_len: max, n_files, n_tokens });
+        }
+        Ok(self)
+    }
+
     /// Makes reading a token at or past `vocab_size` an error, which catches a wrong token type.
     pub fn with_vocab_size(mut self, vocab_size: u32) -> Self {
         self.vocab_size = Some(vocab_size);

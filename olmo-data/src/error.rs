@@ -136,6 +136,12 @@ pub enum Error {
         /// What would work.
         expected: String,
     },
+    /// Batches of several lengths cannot be put in order.
+    #[error("the curriculum has no order: {reason}")]
+    Curriculum {
+        /// What is missing.
+        reason: String,
+    },
     /// An epoch has no batch.
     #[error(
         "an epoch of {n_instances} instances has no batch of {global_batch_size}; \

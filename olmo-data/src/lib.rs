@@ -8,7 +8,8 @@
 //! - [`TokenFile`] is one such file, [`TokenDataset`] cuts many of them into instances of a fixed
 //!   length and tells where on disk an instance lies.
 //! - [`DataOrder`] is the order in which a run sees them: exactly that of OLMo's trainer, for which
-//!   [`rng`] repeats NumPy's random numbers bit for bit.
+//!   [`rng`] repeats NumPy's random numbers bit for bit. [`FslOrder`] is that of OLMo-core, and
+//!   [`GlobalIndices`] a file that either has saved.
 //! - [`DataLoader`] reads the batches of one rank ahead and resumes from a [`LoaderState`].
 //!
 //! Nothing here depends on a tensor library, so any project can use it.
@@ -47,6 +48,9 @@ pub mod dataset;
 mod document_file;
 pub mod documents;
 pub mod error;
+pub mod fingerprint;
+pub mod fsl_order;
+pub mod global_indices;
 pub mod loader;
 mod prefetch;
 pub mod rng;
@@ -57,11 +61,14 @@ mod token_writer;
 pub mod tokenize;
 pub mod tokenizer;
 pub mod train_tokenizer;
+pub mod vsl_curriculum;
 
 pub use batch::Batch;
 pub use dataset::{Instance, InstanceLocation, TokenDataset};
 pub use documents::{BadRows, Corpus, Document, Documents};
 pub use error::{Error, Result};
+pub use fsl_order::{FslOrder, FslOrderConfig};
+pub use global_indices::GlobalIndices;
 pub use loader::{DataLoader, DataLoaderConfig, LoaderState};
 pub use sampler::{DataOrder, DataOrderConfig, Tail};
 pub use token_file::{TokenDtype, TokenFile};
@@ -69,3 +76,4 @@ pub use token_stream::TokenStream;
 pub use tokenize::{Progress, Tokenize, TokenizeReport};
 pub use tokenizer::{SpecialTokens, Tokenizer};
 pub use train_tokenizer::BpeTraining;
+pub use vsl_curriculum::VslCurriculum;

@@ -17,9 +17,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::atomic_file::AtomicFile;
 use crate::dataset::check_n_instances;
-use crate::rng::Generator;
+use crate::global_indices::GlobalIndices;
+use crate::rng::{Generator, ShuffledRange};
 use crate::{Error, Result};
 
 /// What is done so that every rank has the same number of instances.
@@ -103,7 +103,7 @@ impl DataOrder {
         let mut indices: Vec<u32> = Vec::with_capacity(total.max(n_instances));
         indices.extend(0..n_instances as u32);
         if config.shuffle {
-            Generator::new(seed).shuffle(&mut indices);
+            Generator::new(seed).shuffle_indices(&mut indices);
         }
         indices.truncate(total);
         for i in 0..total - indices.len() {
@@ -111,6 +111,45 @@ impl DataOrder {
             indices.push(indices[i]);
         }
         Ok(Self { config: *config, indices })
+    }
+
+    /// The instances at some places of the order over all ranks, whatever was seen before, found
+    /// without holding the order in memory.
+    ///
+    /// # Errors
+    ///
+    /// As of [`DataOrder::new`]; [`Error::Setting`] where the epoch has no such place.
+    pub fn at(
+        n_instances: usize,
+        config: &DataOrderConfig,
+        places: std::ops::Range<usize>,
+    ) -> Result<Vec<u32>> {
+        check_n_instances(n_instances)?;
+        let seed = check(config)?;
+        let total = total_size(n_instances, config)?;
+        if places.end > total {
+            return Err(Error::Setting {
+                name: "place in the order",
+                found: places.end as u64,
+                expected: format!("at most {total}, the instances of an epoch"),
+            });
+        }
+        // What is padded repeats the order from its front.
+        let places: Vec<u32> = places.map(|place| (place % n_instances) as u32).collect();
+        if !config.shuffle {
+            return Ok(places);
+        }
+        Ok(ShuffledRange::new(seed, n_instances as u32).values(&places))
+    }
+
+    /// Instances of an epoch over all ranks, `max_examples` and `start_index` left aside.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Setting`] where the number of ranks is absurdly large.
+    pub fn total_size(n_instances: usize, config: &DataOrderConfig) -> Result<usize> {
+        check(config)?;
+        total_size(n_instances, config)
     }
 
     /// The settings it was made with.
@@ -154,12 +193,7 @@ impl DataOrder {
     ///
     /// [`Error::Io`] where the file cannot be written.
     pub fn write_global_indices(&self, path: impl AsRef<Path>) -> Result<()> {
-        let mut file = AtomicFile::create(path.as_ref())?;
-        for chunk in self.indices.chunks(1 << 16) {
-            let bytes: Vec<u8> = chunk.iter().flat_map(|index| index.to_le_bytes()).collect();
-            file.write_all(&bytes)?;
-        }
-        file.finish()?.persist()
+        GlobalIndices::write(path, &self.indices)
     }
 
     fn of_rank(&self, rank: usize) -> impl ExactSizeIterator<Item = u32> + Clone + '_ {
@@ -278,6 +312,17 @@ mod tests {
             for i in n_instances..total {
                 prop_assert_eq!(order.global_indices()[i], order.global_indices()[i - n_instances]);
             }
+        }
+
+        #[test]
+        fn any_part_is_found_without_the_order((n_instances, config) in settings(), a: u16, b: u16) {
+            let whole = order(n_instances, config);
+            let total = whole.global_indices().len();
+            let (a, b) = (usize::from(a) % (total + 1), usize::from(b) % (total + 1));
+            let places = a.min(b)..a.max(b);
+            let part = DataOrder::at(n_instances, &config, places.clone()).unwrap();
+            prop_assert_eq!(part, &whole.global_indices()[places]);
+            prop_assert!(DataOrder::at(n_instances, &config, 0..total + 1).is_err());
         }
 
         #[test]

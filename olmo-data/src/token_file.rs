@@ -228,7 +228,7 @@ fn map_file(path: &Path) -> std::io::Result<Option<Mmap>> {
 }
 
 /// Whether the bytes begin as `numpy.save` writes them: magic, version, then a Python dict.
-fn has_numpy_header(bytes: &[u8]) -> bool {
+pub(crate) fn has_numpy_header(bytes: &[u8]) -> bool {
     let dict = match bytes.get(6) {
         Some(1) => 10,
         Some(2 | 3) => 12,

@@ -7,8 +7,14 @@
 //! - `integers` draws by D. Lemire's multiplication (`buffered_bounded_lemire_uint32`,
 //!   `bounded_lemire_uint64`), which gives other numbers than the shuffle's draw.
 
+use std::hint::black_box;
+
+use super::draws::Draws;
 use super::{Pcg64, SeedSequence};
 use crate::{Error, Result};
+
+/// Swaps whose two places are brought into the cache together.
+const SWAPS_AT_ONCE: usize = 256;
 
 /// `np.random.Generator(np.random.PCG64(seed))`.
 ///
@@ -58,6 +64,11 @@ impl Generator {
         })
     }
 
+    /// Whether the next 32-bit draw takes the kept half of a word.
+    pub(crate) fn has_half_word(&self) -> bool {
+        self.kept.is_some()
+    }
+
     /// A number in `[0, 1)` with 53 random bits, `random()`.
     pub fn random(&mut self) -> f64 {
         (self.next_u64() >> 11) as f64 * (1.0 / 9_007_199_254_740_992.0)
@@ -69,6 +80,26 @@ impl Generator {
             let j = self.interval(i as u64) as usize;
             values.swap(i, j);
         }
+    }
+
+    /// Shuffles indices in place, as [`Generator::shuffle`] does, several times as fast where they
+    /// do not fit the cache: a swap waits for memory, so the places of many are read first, all of
+    /// which the processor fetches at a time.
+    pub fn shuffle_indices(&mut self, indices: &mut [u32]) {
+        let Ok(n) = u32::try_from(indices.len()) else { return self.shuffle(indices) };
+        let mut draws = Draws::new(self.clone(), n);
+        let mut partners = [0; SWAPS_AT_ONCE];
+        while draws.position() > 0 {
+            let first = draws.position() as usize;
+            let n_drawn = draws.fill(&mut partners);
+            let partners = &partners[..n_drawn];
+            let touch = |sum: u32, &partner: &u32| sum.wrapping_add(indices[partner as usize]);
+            black_box(partners.iter().fold(0, touch));
+            for (i, &partner) in partners.iter().enumerate() {
+                indices.swap(first - i, partner as usize);
+            }
+        }
+        *self = draws.into_generator();
     }
 
     /// The numbers below `n` in random order, `permutation(n)`.
@@ -158,6 +189,23 @@ impl Generator {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn shuffling_many_at_a_time_is_shuffling(seed: u64, n in 0u32..3000, before: bool) {
+            let mut one_by_one = Generator::new(seed);
+            if before {
+                one_by_one.next_u32();
+            }
+            let mut many = one_by_one.clone();
+            let (mut expected, mut found): (Vec<u32>, Vec<u32>) = ((0..n).collect(), (0..n).collect());
+            one_by_one.shuffle(&mut expected);
+            many.shuffle_indices(&mut found);
+            prop_assert_eq!(found, expected);
+            prop_assert_eq!(many, one_by_one);
+        }
+    }
 
     #[test]
     fn the_high_half_of_a_word_is_the_second_u32() {
