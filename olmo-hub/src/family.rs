@@ -92,6 +92,11 @@ impl Family {
         self != Self::Olmo
     }
 
+    /// Whether rotary positions are applied in f32 to queries and keys of any dtype.
+    pub(crate) fn has_rope_in_f32(self) -> bool {
+        self != Self::Olmoe
+    }
+
     pub(crate) fn has_clip_qkv(self) -> bool {
         matches!(self, Self::Olmo | Self::Olmoe)
     }
@@ -118,6 +123,12 @@ impl Family {
             "attention.qk_norm",
             attention.qk_norm.to_string(),
             self.has_qk_norm().to_string(),
+        );
+        expect(
+            attention.rope.full_precision == self.has_rope_in_f32(),
+            "attention.rope.full_precision",
+            attention.rope.full_precision.to_string(),
+            self.has_rope_in_f32().to_string(),
         );
         if let Some(clip) = attention.clip_qkv {
             let expected = "none".to_owned();

@@ -11,7 +11,7 @@ use crate::rope::Positions;
 
 /// Self-attention of one block.
 ///
-/// `w_out(attention(rope(q_norm(clip(w_q x))), rope(k_norm(clip(w_k x))), clip(w_v x)))`
+/// `w_out(attention(rope(clip(q_norm(w_q x))), rope(clip(k_norm(w_k x))), clip(w_v x)))`
 #[derive(Module, Debug)]
 pub struct Attention {
     /// Query projection, `[n_heads * head_dim, d_model]`.
@@ -37,6 +37,8 @@ pub(crate) struct AttentionShape {
     pub(crate) n_kv_heads: usize,
     pub(crate) clip_qkv: Option<f64>,
     pub(crate) window: Option<usize>,
+    /// Whether rotary positions are applied in f32 whatever the dtype.
+    pub(crate) rope_full_precision: bool,
 }
 
 impl Attention {
@@ -52,7 +54,8 @@ impl Attention {
         positions: &Positions,
         cache: Option<&mut LayerCache>,
     ) -> Tensor<3> {
-        let AttentionShape { n_heads, n_kv_heads, clip_qkv, window } = self.shape;
+        let AttentionShape { n_heads, n_kv_heads, clip_qkv, window, rope_full_precision } =
+            self.shape;
         let clip = |x: Tensor<3>| match clip_qkv {
             Some(limit) => x.clamp(-limit, limit),
             None => x,
@@ -61,13 +64,16 @@ impl Attention {
             Some(norm) => norm.forward(x),
             None => x,
         };
-        let q = normed(&self.q_norm, clip(self.w_q.forward(x.clone())));
-        let k = normed(&self.k_norm, clip(self.w_k.forward(x.clone())));
+        let q = clip(normed(&self.q_norm, self.w_q.forward(x.clone())));
+        let k = clip(normed(&self.k_norm, self.w_k.forward(x.clone())));
         let v = clip(self.w_v.forward(x));
 
         let rope = positions.tables(window);
-        let q = kernels::rotary(q, rope.cos.clone(), rope.sin.clone(), n_heads);
-        let k = kernels::rotary(k, rope.cos.clone(), rope.sin.clone(), n_kv_heads);
+        let dtype = if rope_full_precision { rope.cos.dtype() } else { q.dtype() };
+        let table = |table: &Tensor<2>| table.clone().cast(dtype);
+        let (cos, sin) = (table(&rope.cos), table(&rope.sin));
+        let q = kernels::rotary(q, cos.clone(), sin.clone(), n_heads);
+        let k = kernels::rotary(k, cos, sin, n_kv_heads);
         let [batch, seq, d_kv] = v.dims();
         let v = v.reshape([batch, seq, n_kv_heads, d_kv / n_kv_heads]).swap_dims(1, 2);
 

@@ -7,6 +7,7 @@ use crate::attention::Attention;
 use crate::cache::LayerCache;
 use crate::config::NormPlacement;
 use crate::feed_forward::FeedForward;
+use crate::moe::{MixtureOfExperts, RouterLosses};
 use crate::norm::Norm;
 use crate::rope::Positions;
 
@@ -20,12 +21,21 @@ pub struct Block {
     pub attention: Attention,
     /// Norm of attention's input or output.
     pub attention_norm: Norm,
-    /// Feed-forward layer.
-    pub feed_forward: FeedForward,
+    /// Feed-forward layer, or a mixture of them.
+    pub feed_forward: BlockFeedForward,
     /// Norm of the feed-forward layer's input or output.
     pub feed_forward_norm: Norm,
     #[module(skip)]
     pub(crate) norm_placement: NormPlacement,
+}
+
+/// The second half of a block.
+#[derive(Module, Debug)]
+pub enum BlockFeedForward {
+    /// One SwiGLU layer for every token.
+    Swiglu(FeedForward),
+    /// Many, to some of which each token is sent.
+    Experts(MixtureOfExperts),
 }
 
 impl Block {
@@ -40,19 +50,62 @@ impl Block {
         positions: &Positions,
         cache: Option<&mut LayerCache>,
     ) -> Tensor<3> {
+        self.through(x, positions, cache, |x| self.feed_forward.forward(x))
+    }
+
+    /// As [`forward`](Self::forward) without a cache, with the losses of the block's router if it
+    /// has one.
+    pub fn forward_with_losses(
+        &self,
+        x: Tensor<3>,
+        positions: &Positions,
+    ) -> (Tensor<3>, Option<RouterLosses>) {
+        let mut losses = None;
+        let y = self.through(x, positions, None, |x| match &self.feed_forward {
+            BlockFeedForward::Swiglu(layer) => layer.forward(x),
+            BlockFeedForward::Experts(layer) => {
+                let (y, of_router) = layer.forward_with_losses(x);
+                losses = Some(of_router);
+                y
+            }
+        });
+        (y, losses)
+    }
+
+    fn through(
+        &self,
+        x: Tensor<3>,
+        positions: &Positions,
+        cache: Option<&mut LayerCache>,
+        feed_forward: impl FnOnce(Tensor<3>) -> Tensor<3>,
+    ) -> Tensor<3> {
         match self.norm_placement {
             NormPlacement::Before => {
                 let normed = self.attention_norm.forward(x.clone());
                 let h = x + self.attention.forward(normed, positions, cache);
                 let normed = self.feed_forward_norm.forward(h.clone());
-                h + self.feed_forward.forward(normed)
+                h + feed_forward(normed)
             }
             NormPlacement::After => {
                 let attended = self.attention.forward(x.clone(), positions, cache);
                 let h = x + self.attention_norm.forward(attended);
-                let fed = self.feed_forward.forward(h.clone());
+                let fed = feed_forward(h.clone());
                 h + self.feed_forward_norm.forward(fed)
             }
+        }
+    }
+}
+
+impl BlockFeedForward {
+    /// Applies the layer to each token.
+    ///
+    /// # Shapes
+    ///
+    /// - input and output: `[batch, seq, d_model]`
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        match self {
+            Self::Swiglu(layer) => layer.forward(x),
+            Self::Experts(layer) => layer.forward(x),
         }
     }
 }

@@ -1,5 +1,10 @@
 //! Keys and values of the tokens a model has seen: a value handed to the forward pass.
+//!
+//! A layer with a sliding window holds only what its window needs, and a little more. Its keys stay in
+//! order and side by side, so that attention sees one slice: new ones are written behind the others,
+//! and when there is no room left, the last `window - 1` move to the front of new storage.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use burn::tensor::{DType, Device, Int, Tensor};
@@ -9,7 +14,7 @@ use crate::error::Error;
 
 /// Keys and values of every layer for the sequences of one batch.
 ///
-/// Storage is allocated once for `capacity` tokens and written in place.
+/// Storage of full layers is allocated once for `capacity` tokens and written in place.
 #[derive(Debug, Clone)]
 pub struct KvCache {
     layers: Vec<LayerCache>,
@@ -22,10 +27,26 @@ pub struct KvCache {
 /// Keys and values of one layer.
 #[derive(Debug, Clone)]
 pub struct LayerCache {
-    /// `[batch, n_kv_heads, capacity, head_dim]`, keys after their rotation.
+    /// `[batch, n_kv_heads, room, head_dim]`, keys after their rotation.
     keys: Option<Tensor<4>>,
     values: Option<Tensor<4>>,
-    length: usize,
+    /// Tokens whose keys are there: the last ones seen.
+    held: usize,
+    /// Tokens there is room for.
+    room: usize,
+    /// Tokens a query sees, itself included.
+    window: Option<usize>,
+}
+
+/// Tokens that a layer's cache has room for, of `capacity` that may come: with a window, an eighth
+/// of it is added, so that keys move seldom.
+pub(crate) fn room(window: Option<usize>, capacity: usize) -> usize {
+    const LEAST_SLACK: usize = 16;
+    let with_slack = |window: usize| {
+        let slack = (window / 8).max(LEAST_SLACK);
+        (window - 1).saturating_add(slack)
+    };
+    window.map_or(capacity, with_slack).min(capacity)
 }
 
 impl KvCache {
@@ -38,9 +59,13 @@ impl KvCache {
         dtype: DType,
     ) -> Self {
         let attention = &config.attention;
-        let shape = [batch, attention.n_kv_heads, capacity, attention.head_dim];
-        let storage = || Some(Tensor::zeros(shape, (device, dtype)));
-        let layer = |_| LayerCache { keys: storage(), values: storage(), length: 0 };
+        let layer = |layer| {
+            let window = config.window(layer);
+            let room = room(window, capacity);
+            let shape = [batch, attention.n_kv_heads, room, attention.head_dim];
+            let storage = || Some(Tensor::zeros(shape, (device, dtype)));
+            LayerCache { keys: storage(), values: storage(), held: 0, room, window }
+        };
         let layers = (0..config.n_layers).map(layer).collect();
         Self { layers, padding: None, length: 0, capacity }
     }
@@ -88,11 +113,28 @@ impl KvCache {
     }
 
     /// Forgets all but the first `length` tokens; more than were seen changes nothing.
-    pub fn truncate(&mut self, length: usize) {
-        self.length = self.length.min(length);
-        for layer in &mut self.layers {
-            layer.length = layer.length.min(length);
+    ///
+    /// # Errors
+    ///
+    /// [`Error::CacheForgot`] where a windowed layer no longer holds the keys that the next token
+    /// would need. Nothing is changed then. Going back to 0 always works.
+    pub fn truncate(&mut self, length: usize) -> Result<(), Error> {
+        let (seen, length) = (self.length, length.min(self.length));
+        let earliest = self.layers.iter().map(|layer| layer.earliest(seen)).max().unwrap_or(0);
+        if length > 0 && length < earliest {
+            return Err(Error::CacheForgot { length, earliest });
         }
+        for layer in &mut self.layers {
+            layer.held = layer.held.saturating_sub(seen - length);
+        }
+        self.length = length;
+        Ok(())
+    }
+
+    /// Elements of all keys and values that there is storage for.
+    pub fn n_elements(&self) -> usize {
+        let slots = self.layers.iter().flat_map(|layer| [&layer.keys, &layer.values]);
+        slots.flatten().map(|storage| storage.shape().num_elements()).sum()
     }
 
     /// Counts `seq` tokens more.
@@ -115,28 +157,71 @@ impl KvCache {
 }
 
 impl LayerCache {
-    /// Stores the keys and values of new tokens and returns those of all tokens.
+    /// Stores the keys and values of new tokens and returns those of all tokens that the new ones
+    /// see, in order, the new ones last.
     ///
     /// # Shapes
     ///
     /// - input: `[batch, n_kv_heads, seq, head_dim]`
-    /// - output: `[batch, n_kv_heads, length, head_dim]`
+    /// - output: `[batch, n_kv_heads, n, head_dim]`
     pub(crate) fn append(&mut self, keys: Tensor<4>, values: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
-        let [batch, n_kv_heads, seq, head_dim] = keys.dims();
-        let (start, end) = (self.length, self.length + seq);
-        self.length = end;
-        // The storage is taken out while it is written: with a second handle alive, writing in
-        // place would copy it.
-        let store = |slot: &mut Option<Tensor<4>>, new: Tensor<4>| {
-            let all = slot.take().map(|storage| {
-                storage.slice_assign([0..batch, 0..n_kv_heads, start..end, 0..head_dim], new)
+        let seq = keys.dims()[2];
+        // Of those before, the first new query sees as many.
+        let before = self.window.map_or(self.held, |window| self.held.min(window - 1));
+        let (start, held) = (self.held - before, self.held);
+        if held + seq <= self.room {
+            self.held = held + seq;
+            let [keys, values] = [(&mut self.keys, keys), (&mut self.values, values)]
+                .map(|(slot, new)| part(&written(slot, held, new), start..held + seq));
+            return (keys, values);
+        }
+        let kept = self.window.map_or(0, |window| window - 1).min(before + seq);
+        self.held = kept;
+        let room = self.room;
+        let [keys, values] =
+            [(&mut self.keys, keys), (&mut self.values, values)].map(|(slot, new)| {
+                let old = slot.take().map(|storage| part(&storage, start..held));
+                let all = Tensor::cat(old.into_iter().chain([new]).collect(), 2);
+                let last = part(&all, before + seq - kept..before + seq);
+                *slot = Some(with_room(last, room));
+                all
             });
-            let seen = all.clone().map(|all| all.slice([0..batch, 0..n_kv_heads, 0..end]));
-            *slot = all;
-            seen
-        };
-        let keys_seen = store(&mut self.keys, keys.clone());
-        let values_seen = store(&mut self.values, values.clone());
-        (keys_seen.unwrap_or(keys), values_seen.unwrap_or(values))
+        (keys, values)
     }
+
+    /// The least number of tokens, other than none, that the layer can go back to of `seen`.
+    fn earliest(&self, seen: usize) -> usize {
+        let forgotten = seen - self.held;
+        match self.window {
+            Some(window) if forgotten > 0 => forgotten + window - 1,
+            _ => 0,
+        }
+    }
+}
+
+/// Writes `new` behind the first `at` tokens of the storage in `slot`.
+fn written(slot: &mut Option<Tensor<4>>, at: usize, new: Tensor<4>) -> Tensor<4> {
+    let [batch, n_kv_heads, seq, head_dim] = new.dims();
+    // The storage is taken out while it is written: with a second handle alive, writing in place
+    // would copy it.
+    let storage = slot.take().expect("it is put back below");
+    let all = storage.slice_assign([0..batch, 0..n_kv_heads, at..at + seq, 0..head_dim], new);
+    *slot = Some(all.clone());
+    all
+}
+
+fn part(all: &Tensor<4>, tokens: Range<usize>) -> Tensor<4> {
+    let [batch, n_kv_heads, _, _] = all.dims();
+    all.clone().slice([0..batch, 0..n_kv_heads, tokens])
+}
+
+/// `kept` at the front of storage for `room` tokens.
+fn with_room(kept: Tensor<4>, room: usize) -> Tensor<4> {
+    let [batch, n_kv_heads, n, head_dim] = kept.dims();
+    if n == room {
+        return kept;
+    }
+    let free =
+        Tensor::zeros([batch, n_kv_heads, room - n, head_dim], (&kept.device(), kept.dtype()));
+    Tensor::cat(vec![kept, free], 2)
 }

@@ -7,6 +7,7 @@
 //! |---|---|---|---|---|
 //! | [`NormPlacement`] | before | after | after | before |
 //! | [`NormConfig`] | layer norm without weights | RMS | RMS | RMS, cast before weight |
+//! | [`RopeConfig::full_precision`] | yes | yes | yes | no |
 //! | [`AttentionConfig::qk_norm`] | no | yes | yes | yes |
 //! | [`AttentionConfig::window`] | none | none | 4096, full every 4th | none |
 //! | [`FeedForwardConfig`] | SwiGLU | SwiGLU | SwiGLU | 64 experts, 8 active |
@@ -57,7 +58,9 @@ pub struct AttentionConfig {
     /// into heads and before positions are applied.
     #[serde(default)]
     pub qk_norm: bool,
-    /// Clamps the raw query, key and value projections to `[-clip_qkv, clip_qkv]`.
+    /// Clamps queries, keys and values to `[-clip_qkv, clip_qkv]`, queries and keys after their
+    /// norm where they have one, as `transformers` does. (ai2-olmo clamps before it; no released
+    /// model has both.)
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip_qkv: Option<f64>,
     /// Rotary positions.
@@ -86,6 +89,19 @@ pub struct RopeConfig {
     /// Extension to longer contexts. Layers with a sliding window keep plain positions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub yarn: Option<YarnConfig>,
+    /// Whether queries and keys are turned in f32 whatever their dtype. Otherwise sine and cosine
+    /// are rounded to it first, and so is every product and sum.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub full_precision: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this signature")]
+fn is_yes(flag: &bool) -> bool {
+    *flag
 }
 
 /// YaRN context extension (arXiv 2309.00071), as OLMo 3 uses it.

@@ -46,6 +46,17 @@ pub enum Error {
         /// Tokens there is room for.
         limit: usize,
     },
+    /// A cache was to go back further than its windowed layers remember.
+    #[error(
+        "the cache cannot go back to {length} tokens: its windowed layers forgot what those need; \
+         {earliest} or more would work, or 0 and giving the tokens again"
+    )]
+    CacheForgot {
+        /// Tokens to go back to.
+        length: usize,
+        /// The fewest, other than none, that can be gone back to.
+        earliest: usize,
+    },
     /// A sampling setting makes no sense.
     #[error("{name} is {found}, expected {expected}")]
     Sampling {

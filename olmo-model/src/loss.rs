@@ -8,6 +8,8 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::kernels;
 use crate::linear::Linear;
+use crate::moe::{RouterLosses, RouterWeights};
+use crate::rope::Positions;
 use crate::transformer::{LmHead, Transformer};
 
 /// The label of a token that has none, as in PyTorch.
@@ -27,12 +29,17 @@ pub struct LossSums(Tensor<1>);
 /// Sums over the labelled tokens of a batch, in nats.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct LossValues {
-    /// `cross_entropy + z_loss * squared_lse`, what the gradient is of.
+    /// `cross_entropy + z_loss * squared_lse`, and the routers' losses by their weights: what the
+    /// gradient is of.
     pub objective: f64,
     /// Summed cross-entropy.
     pub cross_entropy: f64,
     /// Summed square of the log of the softmax's denominator.
     pub squared_lse: f64,
+    /// Load-balancing losses of the routers, summed over tokens and layers.
+    pub load_balancing: f64,
+    /// Z-losses of the routers, likewise.
+    pub router_z: f64,
 }
 
 impl Labels {
@@ -75,7 +82,30 @@ impl LossSums {
     pub fn into_values(self) -> LossValues {
         let sums: Vec<f32> = self.0.into_data().iter::<f32>().collect();
         let at = |i: usize| sums.get(i).copied().map_or(f64::NAN, f64::from);
-        LossValues { objective: at(0), cross_entropy: at(1), squared_lse: at(2) }
+        let (objective, cross_entropy, squared_lse) = (at(0), at(1), at(2));
+        LossValues { objective, cross_entropy, squared_lse, ..LossValues::default() }
+    }
+}
+
+impl LossValues {
+    /// Adds what the routers of some layers of a model of `n_layers` lose; waits for the device.
+    pub fn add_routers(&mut self, losses: RouterLosses, weights: RouterWeights, n_layers: usize) {
+        let value = |x: Tensor<1>| x.into_data().iter::<f32>().next().map_or(f64::NAN, f64::from);
+        let (load_balancing, z) = (value(losses.load_balancing), value(losses.z));
+        let weights = weights.per_layer(n_layers);
+        self.objective += weights.load_balancing * load_balancing + weights.z * z;
+        self.load_balancing += load_balancing;
+        self.router_z += z;
+    }
+}
+
+impl std::ops::AddAssign for LossValues {
+    fn add_assign(&mut self, other: Self) {
+        self.objective += other.objective;
+        self.cross_entropy += other.cross_entropy;
+        self.squared_lse += other.squared_lse;
+        self.load_balancing += other.load_balancing;
+        self.router_z += other.router_z;
     }
 }
 
@@ -124,5 +154,32 @@ impl Transformer {
     pub fn loss(&self, tokens: Tensor<2, Int>, labels: &Labels, z_loss: f64) -> LossSums {
         let hidden = self.hidden(tokens, None).expect("only a cache can be too short");
         self.lm_head.loss(hidden, self.output_weight(), labels, z_loss)
+    }
+
+    /// As [`loss`](Self::loss), with the losses of the routers summed over the layers, where there
+    /// are routers.
+    ///
+    /// # Panics
+    ///
+    /// As [`loss`](Self::loss).
+    pub fn loss_with_routers(
+        &self,
+        tokens: Tensor<2, Int>,
+        labels: &Labels,
+        z_loss: f64,
+    ) -> (LossSums, Option<RouterLosses>) {
+        let [_, seq] = tokens.dims();
+        let positions = Positions::new(self.config(), 0..seq, &tokens.device());
+        let mut x = self.embeddings.forward(tokens);
+        let mut routers: Option<RouterLosses> = None;
+        for block in &self.blocks {
+            let (y, losses) = block.forward_with_losses(x, &positions);
+            x = y;
+            routers = match (routers, losses) {
+                (Some(sum), Some(more)) => Some(sum.plus(more)),
+                (sum, more) => sum.or(more),
+            };
+        }
+        (self.lm_head.loss(x, self.output_weight(), labels, z_loss), routers)
     }
 }

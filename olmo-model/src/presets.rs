@@ -125,6 +125,7 @@ pub fn olmoe_1b_7b() -> ModelConfig {
         ..olmo(2048, 16, 16, 1024)
     };
     config.attention.qk_norm = true;
+    config.attention.rope.full_precision = false;
     config
 }
 
@@ -148,6 +149,38 @@ pub fn small_olmo2(
     ModelConfig { vocab_size, ..olmo2(d_model, n_layers, n_heads, n_heads, 4 * d_model) }
 }
 
+/// A small OLMo 3 for tests: windows of `window` tokens on three of four layers.
+pub fn small_olmo3(
+    d_model: usize,
+    n_layers: usize,
+    n_heads: usize,
+    vocab_size: usize,
+    window: usize,
+) -> ModelConfig {
+    let mut config = small_olmo2(d_model, n_layers, n_heads, vocab_size);
+    config.attention.window = Some(SlidingWindow { size: window, full_every: 4 });
+    config
+}
+
+/// A small OLMoE for tests: `n_experts`, to `top_k` of which each token goes.
+pub fn small_olmoe(
+    d_model: usize,
+    n_layers: usize,
+    n_heads: usize,
+    vocab_size: usize,
+    n_experts: usize,
+    top_k: usize,
+) -> ModelConfig {
+    let mut config = ModelConfig { d_model, n_layers, vocab_size, ..olmoe_1b_7b() };
+    config.attention.n_heads = n_heads;
+    config.attention.n_kv_heads = n_heads;
+    config.attention.head_dim = d_model / n_heads;
+    let (hidden_size, normalize_top_k) = (d_model / 2, false);
+    config.feed_forward =
+        FeedForwardConfig::Experts { hidden_size, n_experts, top_k, normalize_top_k };
+    config
+}
+
 fn olmo(d_model: usize, n_layers: usize, n_heads: usize, hidden_size: usize) -> ModelConfig {
     ModelConfig {
         d_model,
@@ -160,7 +193,7 @@ fn olmo(d_model: usize, n_layers: usize, n_heads: usize, hidden_size: usize) -> 
             head_dim: d_model / n_heads,
             qk_norm: false,
             clip_qkv: None,
-            rope: RopeConfig { theta: 10_000.0, yarn: None },
+            rope: RopeConfig { theta: 10_000.0, yarn: None, full_precision: true },
             window: None,
         },
         feed_forward: FeedForwardConfig::Swiglu { hidden_size },

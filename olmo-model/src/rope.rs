@@ -2,8 +2,9 @@
 //!
 //! `inv_freq[i] = 1 / theta^(2i / head_dim)`, angles `position * inv_freq`, all f32 in the reference's
 //! order of operations (`transformers` `Olmo2RotaryEmbedding`), since at position 4095 the last bit
-//! of a frequency moves an angle by 1e-4. YaRN follows OLMo-core `nn/rope.py`, except that its ramp
-//! ends within `head_dim`, as in `transformers`, not within half of it; only tiny heads differ.
+//! of a frequency moves an angle by 1e-4. YaRN is `_compute_yarn_parameters` of `transformers`, to the
+//! last bit too. OLMo-core `nn/rope.py` ends its ramp within half of `head_dim`, not within all of it;
+//! only tiny heads differ.
 
 use std::f64::consts::PI;
 use std::ops::Range;
@@ -51,7 +52,7 @@ impl Positions {
     ) -> Self {
         let (rope, head_dim) = (&config.attention.rope, config.attention.head_dim);
         let extended = rope.yarn.is_some() && config.attention.window.is_some();
-        let plain = RopeConfig { theta: rope.theta, yarn: None };
+        let plain = RopeConfig { yarn: None, ..rope.clone() };
         let tables = |rope: &RopeConfig| match &padding {
             None => RopeTables::new(rope, head_dim, range.clone(), device),
             Some(padding) => {
@@ -105,16 +106,22 @@ impl RopeTables {
 impl RopeConfig {
     /// `head_dim / 2` angles per position, in radians.
     pub fn inverse_frequencies(&self, head_dim: usize) -> Vec<f32> {
-        let plain = (0..head_dim / 2).map(|i| {
+        let wavelengths = (0..head_dim / 2).map(|i| {
             // The exponent is rounded to f32 first, and the power before its reciprocal.
             let exponent = (2 * i) as f32 / head_dim as f32;
-            1.0 / self.theta.powf(f64::from(exponent)) as f32
+            self.theta.powf(f64::from(exponent)) as f32
         });
         match &self.yarn {
-            None => plain.collect(),
+            None => wavelengths.map(|wavelength| 1.0 / wavelength).collect(),
             Some(yarn) => {
                 let ramp = yarn.ramp(self.theta, head_dim);
-                plain.zip(ramp).map(|(e, r)| e / yarn.factor as f32 * r + e * (1.0 - r)).collect()
+                let mixed = |(wavelength, ramp): (f32, f32)| {
+                    let (kept, stretched) =
+                        (1.0 / wavelength, 1.0 / (yarn.factor as f32 * wavelength));
+                    let extrapolated = 1.0 - ramp;
+                    stretched * (1.0 - extrapolated) + kept * extrapolated
+                };
+                wavelengths.zip(ramp).map(mixed).collect()
             }
         }
     }

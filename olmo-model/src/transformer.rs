@@ -4,12 +4,13 @@ use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::attention::{Attention, AttentionShape};
-use crate::block::Block;
+use crate::block::{Block, BlockFeedForward};
 use crate::cache::KvCache;
 use crate::config::{FeedForwardConfig, ModelConfig};
 use crate::error::Error;
 use crate::feed_forward::FeedForward;
 use crate::linear::{Embedding, Linear};
+use crate::moe::MixtureOfExperts;
 use crate::norm::Norm;
 use crate::parameters::Parameter;
 use crate::rope::Positions;
@@ -47,8 +48,7 @@ impl Transformer {
     ///
     /// # Errors
     ///
-    /// Whatever `source` returns, [`Error::Config`] where the configuration is unsound, and
-    /// [`Error::Unsupported`] for a mixture of experts.
+    /// Whatever `source` returns, and [`Error::Config`] where the configuration is unsound.
     ///
     /// # Panics
     ///
@@ -59,12 +59,6 @@ impl Transformer {
         source: impl FnMut(&Parameter) -> Result<TensorData, E>,
     ) -> Result<Self, E> {
         config.validate().map_err(Error::from)?;
-        if let FeedForwardConfig::Experts { .. } = config.feed_forward {
-            return Err(E::from(Error::Unsupported {
-                feature: "a mixture of experts (OLMoE)",
-                supported: "SwiGLU models: OLMo, OLMo 2 and OLMo 3",
-            }));
-        }
         let parameters = config.parameters();
         Builder { config, device, source, parameters: parameters.into_iter() }.transformer()
     }
@@ -161,10 +155,15 @@ impl<E: From<Error>, S: FnMut(&Parameter) -> Result<TensorData, E>> Builder<'_, 
         Ok(Block {
             attention: self.attention(layer)?,
             attention_norm: self.norm()?,
-            feed_forward: FeedForward {
-                w1: self.linear()?,
-                w2: self.linear()?,
-                w3: self.linear()?,
+            feed_forward: match self.config.feed_forward {
+                FeedForwardConfig::Swiglu { .. } => BlockFeedForward::Swiglu(self.swiglu()?),
+                FeedForwardConfig::Experts { n_experts, top_k, normalize_top_k, .. } => {
+                    let experts =
+                        (0..n_experts).map(|_| self.swiglu()).collect::<Result<_, E>>()?;
+                    let router = self.linear()?;
+                    let layer = MixtureOfExperts { experts, router, top_k, normalize_top_k };
+                    BlockFeedForward::Experts(layer)
+                }
             },
             feed_forward_norm: self.norm()?,
             norm_placement: self.config.norm_placement,
@@ -178,6 +177,7 @@ impl<E: From<Error>, S: FnMut(&Parameter) -> Result<TensorData, E>> Builder<'_, 
             n_kv_heads: attention.n_kv_heads,
             clip_qkv: attention.clip_qkv,
             window: self.config.window(layer),
+            rope_full_precision: attention.rope.full_precision,
         };
         let (w_q, w_k) = (self.linear()?, self.linear()?);
         let (w_v, w_out) = (self.linear()?, self.linear()?);
@@ -185,6 +185,10 @@ impl<E: From<Error>, S: FnMut(&Parameter) -> Result<TensorData, E>> Builder<'_, 
         let q_norm = qk_norm.then(|| self.norm()).transpose()?;
         let k_norm = qk_norm.then(|| self.norm()).transpose()?;
         Ok(Attention { w_q, w_k, w_v, w_out, q_norm, k_norm, shape })
+    }
+
+    fn swiglu(&mut self) -> Result<FeedForward, E> {
+        Ok(FeedForward { w1: self.linear()?, w2: self.linear()?, w3: self.linear()? })
     }
 
     fn linear(&mut self) -> Result<Linear, E> {

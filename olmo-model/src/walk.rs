@@ -52,7 +52,8 @@ pub fn leaves<M: Module>(module: &M, dtype: FloatDType) -> M {
 
 /// Takes the gradient of each parameter of `module`, a copy made by [`leaves`], out of `gradients`.
 ///
-/// A parameter that took no part has no gradient, and is not reported.
+/// Every parameter is reported, so that all ranks add up the same ones: one that took no part, such
+/// as those of an expert that no token was sent to, with zeros.
 pub fn take_gradients(
     module: &impl Module,
     gradients: &mut Gradients,
@@ -66,17 +67,27 @@ pub fn take_gradients(
 struct Path(Vec<String>);
 
 impl Path {
-    fn enter(&mut self, name: &str) {
-        self.0.push(name.to_owned());
+    /// `kind` is burn's name for what is entered. A variant of an enum is no part of the path: what
+    /// stands in a field has the field's name, whichever of its forms it has.
+    fn enter(&mut self, name: &str, kind: &str) {
+        if !is_variant(kind) {
+            self.0.push(name.to_owned());
+        }
     }
 
-    fn exit(&mut self) {
-        self.0.pop();
+    fn exit(&mut self, kind: &str) {
+        if !is_variant(kind) {
+            self.0.pop();
+        }
     }
 
     fn dotted(&self) -> String {
         self.0.join(".")
     }
+}
+
+fn is_variant(kind: &str) -> bool {
+    kind.starts_with("Enum:")
 }
 
 struct Visitor<F> {
@@ -85,12 +96,12 @@ struct Visitor<F> {
 }
 
 impl<F: FnMut(&str, &[usize], Tensor<1>)> ModuleVisitor for Visitor<F> {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.enter(name);
+    fn enter_module(&mut self, name: &str, kind: &str) {
+        self.path.enter(name, kind);
     }
 
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.exit();
+    fn exit_module(&mut self, _: &str, kind: &str) {
+        self.path.exit(kind);
     }
 
     fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
@@ -106,12 +117,12 @@ struct Mapper<F, E> {
 }
 
 impl<E, F: FnMut(&str, Tensor<1>) -> Result<Tensor<1>, E>> ModuleMapper for Mapper<F, E> {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.enter(name);
+    fn enter_module(&mut self, name: &str, kind: &str) {
+        self.path.enter(name, kind);
     }
 
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.exit();
+    fn exit_module(&mut self, _: &str, kind: &str) {
+        self.path.exit(kind);
     }
 
     fn map_float<const D: usize>(&mut self, parameter: Param<Tensor<D>>) -> Param<Tensor<D>> {
@@ -148,18 +159,19 @@ struct Taker<'a, F> {
 }
 
 impl<F: FnMut(&str, Tensor<1>)> ModuleVisitor for Taker<'_, F> {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.enter(name);
+    fn enter_module(&mut self, name: &str, kind: &str) {
+        self.path.enter(name, kind);
     }
 
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.exit();
+    fn exit_module(&mut self, _: &str, kind: &str) {
+        self.path.exit(kind);
     }
 
     fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
-        if let Some(gradient) = parameter.val().grad_remove(self.gradients) {
-            (self.f)(&self.path.dotted(), flat(gradient));
-        }
+        let value = parameter.val();
+        let gradient = value.grad_remove(self.gradients);
+        let gradient = gradient.unwrap_or_else(|| value.inner().zeros_like());
+        (self.f)(&self.path.dotted(), flat(gradient));
     }
 }
 

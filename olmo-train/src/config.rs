@@ -6,7 +6,8 @@
 use std::path::{Path, PathBuf};
 
 use olmo_data::{Tail, TokenDtype};
-use olmo_model::{InitConfig, ModelConfig, presets};
+use olmo_model::config::FeedForwardConfig;
+use olmo_model::{InitConfig, ModelConfig, RouterWeights, presets};
 use olmo_optim::{AdamWConfig, GradNormLimit, GroupRules, Schedule};
 use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
@@ -63,6 +64,9 @@ pub struct TrainConfig {
     /// Factor of the squared log of the softmax's denominator in the loss; 0 for none.
     #[serde(default)]
     pub z_loss: f64,
+    /// Losses of the routers, in a mixture of experts; OLMoE's where not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub router_losses: Option<RouterLossConfig>,
     /// Number format of the computation.
     #[serde(default)]
     pub precision: Precision,
@@ -93,6 +97,23 @@ pub struct DataConfig {
     /// Batches read ahead.
     #[serde(default = "default_prefetch")]
     pub prefetch: usize,
+}
+
+/// What routers add to the loss, named as in OLMo-core; each is of the mean over tokens and layers.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RouterLossConfig {
+    /// Factor of the load-balancing loss; 0 for none.
+    pub lb_loss_weight: f64,
+    /// Factor of the z-loss; 0 for none.
+    pub z_loss_weight: f64,
+}
+
+impl Default for RouterLossConfig {
+    /// Those that OLMoE was trained with.
+    fn default() -> Self {
+        Self { lb_loss_weight: 0.01, z_loss_weight: 0.001 }
+    }
 }
 
 /// AdamW and its parameter groups.
@@ -201,6 +222,18 @@ impl TrainConfig {
         }
     }
 
+    /// Factors of the routers' losses; zero for a model without routers.
+    pub fn router_weights(&self) -> RouterWeights {
+        match self.model.feed_forward {
+            FeedForwardConfig::Swiglu { .. } => RouterWeights::default(),
+            FeedForwardConfig::Experts { .. } => {
+                let RouterLossConfig { lb_loss_weight, z_loss_weight } =
+                    self.router_losses.unwrap_or_default();
+                RouterWeights { load_balancing: lb_loss_weight, z: z_loss_weight }
+            }
+        }
+    }
+
     pub(crate) fn adamw(&self) -> AdamWConfig {
         let OptimizerConfig { betas, eps, weight_decay, .. } = self.optimizer;
         AdamWConfig { betas, eps, weight_decay }
@@ -247,6 +280,19 @@ impl TrainConfig {
         check(!self.data.paths.is_empty(), "data.paths is empty, expected token files".to_owned());
         let z = self.z_loss;
         check(z.is_finite() && z >= 0.0, format!("z_loss is {z}, expected a number of at least 0"));
+        if let Some(RouterLossConfig { lb_loss_weight, z_loss_weight }) = self.router_losses {
+            let weights = [("lb_loss_weight", lb_loss_weight), ("z_loss_weight", z_loss_weight)];
+            for (name, weight) in weights {
+                check(
+                    weight.is_finite() && weight >= 0.0,
+                    format!("router_losses.{name} is {weight}, expected a number of at least 0"),
+                );
+            }
+            check(
+                matches!(self.model.feed_forward, FeedForwardConfig::Experts { .. }),
+                "router_losses is there, expected only with a model of experts".to_owned(),
+            );
+        }
         let lr = self.optimizer.learning_rate;
         check(
             lr.is_finite() && lr > 0.0,
@@ -366,6 +412,22 @@ save_interval: 10
         let config = parse(&["data.paths.1=c.npy", "optimizer.betas=[0.8, 0.9]"]).expect("sound");
         assert_eq!(config.data.paths, [PathBuf::from("a.npy"), PathBuf::from("c.npy")]);
         assert!(config.optimizer.betas.iter().zip([0.8, 0.9]).all(|(a, b)| (a - b).abs() < 1e-12));
+    }
+
+    #[test]
+    fn routers_have_the_published_losses_unless_others_are_given() {
+        let weights = |overrides: &[&str]| {
+            let weights = parse(overrides).expect("sound").router_weights();
+            [weights.load_balancing, weights.z].map(|weight| weight.to_string())
+        };
+        let moe = "model={preset: olmoe_1b_7b, n_layers: 2}";
+        assert_eq!(weights(&[moe]), ["0.01", "0.001"]);
+        assert_eq!(weights(&[moe, "router_losses.z_loss_weight=0"]), ["0.01", "0"]);
+        assert_eq!(weights(&[]), ["0", "0"]);
+        let error = parse(&["router_losses.z_loss_weight=0"]).expect_err("no routers").to_string();
+        assert!(error.contains("only with a model of experts"), "{error}");
+        let error = parse(&[moe, "router_losses.lb_loss_weight=-1"]).expect_err("below 0");
+        assert!(error.to_string().contains("router_losses.lb_loss_weight is -1"), "{error}");
     }
 
     #[test]

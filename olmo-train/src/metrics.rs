@@ -23,6 +23,17 @@ pub struct StepMetrics {
     /// The z-loss as it enters the objective; absent without one.
     #[serde(rename = "train/ZLoss", skip_serializing_if = "Option::is_none", default)]
     pub z_loss: Option<f64>,
+    /// The load-balancing loss of all routers as it enters the objective, under OLMo-core's name;
+    /// absent without one.
+    #[serde(
+        rename = "train/load balancing loss",
+        skip_serializing_if = "Option::is_none",
+        default
+    )]
+    pub load_balancing_loss: Option<f64>,
+    /// The z-loss of all routers, likewise.
+    #[serde(rename = "train/router Z loss", skip_serializing_if = "Option::is_none", default)]
+    pub router_z_loss: Option<f64>,
     /// Norm of all gradients together, before they are clipped.
     #[serde(rename = "optim/total_grad_norm")]
     pub total_grad_norm: f64,
@@ -103,6 +114,8 @@ mod tests {
             cross_entropy: 1.5,
             perplexity: 1.5_f64.exp(),
             z_loss: None,
+            load_balancing_loss: None,
+            router_z_loss: None,
             total_grad_norm: 2.0,
             clip_coefficient: 0.5,
             learning_rate: 1e-3,

@@ -196,11 +196,15 @@ impl Trainer {
         self.global_step = step;
         self.total_tokens += batch.tokens.len() as u64;
         let z_loss = self.config.z_loss;
+        let routers = self.config.router_weights().per_layer(self.config.model.n_layers);
+        let of_routers = |weight: f64, sum: f64| (weight > 0.0).then(|| weight * sum / n_labels);
         Ok(StepMetrics {
             step,
             cross_entropy,
             perplexity: cross_entropy.exp(),
             z_loss: (z_loss > 0.0).then(|| z_loss * losses.squared_lse / n_labels),
+            load_balancing_loss: of_routers(routers.load_balancing, losses.load_balancing),
+            router_z_loss: of_routers(routers.z, losses.router_z),
             total_grad_norm,
             clip_coefficient,
             learning_rate: lr,
@@ -224,15 +228,13 @@ impl Trainer {
             precision: self.config.precision,
             activations: self.config.activations,
             z_loss: self.config.z_loss,
+            routers: self.config.router_weights(),
             loss_scale: 1.0 / n_labels,
         };
         let mut gradients = Gradients::new();
         let mut total = LossValues::default();
         for (tokens, labels) in &micro_batches {
-            let losses = micro_batch(self.model(), tokens, seq, labels, &options, &mut gradients);
-            total.objective += losses.objective;
-            total.cross_entropy += losses.cross_entropy;
-            total.squared_lse += losses.squared_lse;
+            total += micro_batch(self.model(), tokens, seq, labels, &options, &mut gradients);
         }
         (total, n_labels, gradients)
     }

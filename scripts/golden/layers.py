@@ -87,7 +87,9 @@ def scramble(module: torch.nn.Module, std: float) -> torch.nn.Module:
     return module
 
 
-def save(name: str, fields: dict, inputs: dict, outputs: dict, weights: dict, extra: dict, tolerance: str) -> None:
+def save(
+    name: str, fields: dict, inputs: dict, outputs: dict, weights: dict, extra: dict, tolerance: str, generator: str = __file__
+) -> None:
     """Draws the upstream gradients, goes backward and writes one file."""
     leaves = {**inputs, **weights}
     upstream = {("g" if len(outputs) == 1 else f"g.{k}"): torch.randn_like(v) for k, v in outputs.items()}
@@ -97,17 +99,17 @@ def save(name: str, fields: dict, inputs: dict, outputs: dict, weights: dict, ex
     tensors |= {f"grad.{k}": g for k, g in zip(leaves, gradients)}
     assert all(torch.isfinite(t).all() for t in tensors.values()), name
     path = write_safetensors(f"layers/{name}.safetensors", tensors, {"config": json.dumps(fields, sort_keys=True)})
-    record(path, __file__, ["torch", "transformers"], SEED, tolerance)
+    record(path, generator, ["torch", "transformers"], SEED, tolerance)
 
 
-def hidden(scale: float = 1.0) -> torch.Tensor:
-    return (scale * torch.randn(BATCH, SEQ, D_MODEL)).requires_grad_()
+def hidden(scale: float = 1.0, seq: int = SEQ) -> torch.Tensor:
+    return (scale * torch.randn(BATCH, seq, D_MODEL)).requires_grad_()
 
 
-def positions_and_mask() -> tuple[torch.Tensor, torch.Tensor]:
+def positions_and_mask(seq: int = SEQ) -> tuple[torch.Tensor, torch.Tensor]:
     """Positions 0.. and the additive causal mask of transformers' eager attention."""
-    positions = torch.arange(SEQ).expand(BATCH, SEQ)
-    mask = torch.full((SEQ, SEQ), torch.finfo(torch.float32).min).triu(1)
+    positions = torch.arange(seq).expand(BATCH, seq)
+    mask = torch.full((seq, seq), torch.finfo(torch.float32).min).triu(1)
     return positions, mask[None, None]
 
 

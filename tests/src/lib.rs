@@ -143,13 +143,19 @@ pub fn relative_difference(found: &[f32], expected: &[f32]) -> f64 {
 
 /// Small architectures that between them use every path of the model.
 pub fn small_models() -> Vec<(&'static str, ModelConfig)> {
-    use olmo_model::presets::{small_olmo, small_olmo2};
+    use olmo_model::presets::{small_olmo, small_olmo2, small_olmo3, small_olmoe};
     let mut tied = small_olmo(32, 2, 4, 61);
     tied.weight_tying = true;
     tied.attention.clip_qkv = Some(0.4);
     let mut grouped = small_olmo2(32, 3, 4, 67);
     grouped.attention.n_kv_heads = 2;
-    vec![("olmo", small_olmo(32, 2, 4, 64)), ("olmo tied", tied), ("olmo2 grouped", grouped)]
+    vec![
+        ("olmo", small_olmo(32, 2, 4, 64)),
+        ("olmo tied", tied),
+        ("olmo2 grouped", grouped),
+        ("olmo3", small_olmo3(32, 4, 4, 64, 7)),
+        ("olmoe", small_olmoe(32, 2, 4, 64, 6, 2)),
+    ]
 }
 
 fn chunks<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
-use olmo_model::{InitConfig, Labels, Transformer, walk};
+use olmo_model::{InitConfig, Labels, RouterWeights, Transformer, walk};
 use olmo_tests::small_models;
 use olmo_train::step::{Activations, Gradients, Precision, StepOptions, micro_batch};
 
@@ -30,14 +30,21 @@ fn full_graph(
     let ids: Vec<i32> = tokens.iter().map(|id| *id as i32).collect();
     let ids = TensorData::new(ids, [BATCH, SEQ]);
     let ids: Tensor<2, Int> = Tensor::from_data(ids, &model.device());
-    let mut graph = (leaves.loss(ids, labels, z).objective() * scale).backward();
+    let (sums, routers) = leaves.loss_with_routers(ids, labels, z);
+    let mut root = sums.objective() * scale;
+    if let Some(losses) = routers {
+        let weights = options(Activations::Keep, Precision::F32).routers;
+        root = root + losses.objective(weights, model.blocks.len()) * scale;
+    }
+    let mut graph = root.backward();
     let mut gradients = Gradients::new();
     walk::take_gradients(&leaves, &mut graph, |path, gradient| gradients.add(path, gradient));
     gradients
 }
 
 fn options(activations: Activations, precision: Precision) -> StepOptions {
-    StepOptions { precision, activations, z_loss: 1e-3, loss_scale: 1.0 / 64.0 }
+    let routers = RouterWeights { load_balancing: 0.3, z: 0.02 };
+    StepOptions { precision, activations, z_loss: 1e-3, routers, loss_scale: 1.0 / 64.0 }
 }
 
 #[test]
@@ -67,7 +74,9 @@ fn micro_batches_add_up_to_the_batch() {
         let model = Transformer::init(&config, &InitConfig::default(), 3, &Device::flex())
             .expect("a sound config");
         let tokens = tokens(config.vocab_size);
-        let options = options(Activations::Keep, Precision::F32);
+        let mut options = options(Activations::Keep, Precision::F32);
+        // How balanced a batch is depends on what is in it; every other loss is a sum over tokens.
+        options.routers.load_balancing = 0.0;
         let run = |rows: usize| {
             let mut gradients = Gradients::new();
             let mut loss = 0.0;

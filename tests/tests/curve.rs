@@ -75,8 +75,8 @@ fn follow(name: &str) {
     let options = StepOptions {
         precision: Precision::F32,
         activations: Activations::Recompute,
-        z_loss: 0.0,
         loss_scale: 1.0 / (batch * (seq - 1)) as f64,
+        ..StepOptions::default()
     };
     for step in 0..n_steps {
         let mut gradients = Gradients::new();

@@ -18,6 +18,11 @@ use crate::family::Family;
 
 /// Takes the rotary positions out of the fields of a `config.json`.
 pub(super) fn read(fields: &mut Fields, family: Family, max_position: usize) -> RopeConfig {
+    let rope = parameters(fields, family, max_position);
+    RopeConfig { full_precision: family.has_rope_in_f32(), ..rope }
+}
+
+fn parameters(fields: &mut Fields, family: Family, max_position: usize) -> RopeConfig {
     let top_theta = fields.optional_real("rope_theta");
     let theta = top_theta.unwrap_or(default_theta(family));
     if fields.contains("rope_scaling") && fields.contains("rope_parameters") {
@@ -28,7 +33,7 @@ pub(super) fn read(fields: &mut Fields, family: Family, max_position: usize) -> 
     let scaling = fields.object("rope_scaling").map(|inner| (inner, "rope_scaling"));
     let parameters = || fields.object("rope_parameters").map(|inner| (inner, "rope_parameters"));
     let Some((mut inner, name)) = scaling.or_else(parameters) else {
-        return RopeConfig { theta, yarn: None };
+        return plain(theta);
     };
     let rope = if inner.contains("full_attention") || inner.contains("sliding_attention") {
         read_by_layer_type(&mut inner, family, theta, max_position)
@@ -55,6 +60,10 @@ pub(super) fn write(rope: &RopeConfig, family: Family) -> Value {
     }
 }
 
+fn plain(theta: f64) -> RopeConfig {
+    RopeConfig { theta, yarn: None, full_precision: true }
+}
+
 fn default_theta(family: Family) -> f64 {
     match family {
         Family::Olmo3 => 500_000.0,
@@ -74,7 +83,7 @@ fn read_by_layer_type(
     max_position: usize,
 ) -> RopeConfig {
     let mut read_type = |name: &str| {
-        let Some(mut inner) = fields.object(name) else { return RopeConfig { theta, yarn: None } };
+        let Some(mut inner) = fields.object(name) else { return plain(theta) };
         let rope = read_one(&mut inner, theta, max_position);
         fields.absorb(inner, "rope_parameters");
         rope
@@ -120,7 +129,7 @@ fn read_one(fields: &mut Fields, theta: f64, max_position: usize) -> RopeConfig 
             None
         }
     };
-    RopeConfig { theta, yarn }
+    RopeConfig { yarn, ..plain(theta) }
 }
 
 fn read_yarn(fields: &mut Fields, max_position: usize) -> YarnConfig {

@@ -29,7 +29,7 @@ fn greedy_continuation_of_a_batch() {
         while let Some(step) = steps.next() {
             for new in step.expect("finite") {
                 found[new.row].push(new.token);
-                assert!(steps.logits(new.row).expect("chosen from these").len() > 100);
+                assert!(steps.logits(new.row).expect("chosen from these").len() > 90);
                 if found[new.row].len() == expected[new.row].len() {
                     // Those that started late leave the batch while the others go on.
                     steps.finish(new.row);

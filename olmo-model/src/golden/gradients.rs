@@ -159,10 +159,11 @@ fn compare(
     let (model, file) = read(name);
     let tokens = Tensor::from_data(file.data("tokens"), &Device::flex().autodiff());
     let gradients = gradients_of(&model, tokens, &next_tokens(&file), z_loss, dtype);
+    let placement = model.config().norm_placement;
     let n = file.tensors.keys().filter(|name| name.starts_with(prefix)).count();
     assert_eq!(gradients.len(), n, "a gradient is missing");
     for (path, gradient) in gradients {
-        let expected = file.data(&format!("{prefix}{}", key(&path)));
+        let expected = file.data(&format!("{prefix}{}", key(&path, placement)));
         differences.add(&format!("{name} {path}"), gradient, &expected);
     }
 }

@@ -19,7 +19,7 @@ fn every_scheme_draws_as_the_reference() {
         let parameters = config.parameters();
         assert_eq!(parameters.len(), expected.len(), "{name}");
         for parameter in parameters {
-            let expected = &expected[&key(&parameter.path)];
+            let expected = &expected[&key(&parameter.path, config.norm_placement)];
             let shape: Vec<u64> = parameter.shape.iter().map(|&n| n as u64).collect();
             assert_eq!(serde_json::json!(shape), expected["shape"], "{name}: {}", parameter.path);
             let found = init.initial(&config, &parameter);

@@ -6,6 +6,7 @@
 //! measures differences.
 
 mod batches;
+mod experts;
 mod gradients;
 mod init;
 mod layers;
@@ -18,8 +19,8 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
-use crate::config::{AttentionConfig, FeedForwardConfig, RopeConfig};
-use crate::config::{NormCast, NormConfig, NormPlacement};
+use crate::config::{AttentionConfig, FeedForwardConfig, NormCast, NormConfig, NormPlacement};
+use crate::config::{RopeConfig, SlidingWindow, YarnConfig};
 use crate::{Error, ModelConfig, Transformer};
 
 /// The tensors of one file, and the `config.json` fields in its metadata where it has them.
@@ -71,8 +72,9 @@ impl Vectors {
 
     /// A model whose parameters are those of the file, named as Hugging Face names them.
     fn model(&self, config: &ModelConfig, device: &Device) -> Transformer {
-        let source =
-            |parameter: &crate::Parameter| Ok::<_, Error>(self.data(&key(&parameter.path)));
+        let source = |parameter: &crate::Parameter| {
+            Ok::<_, Error>(self.data(&key(&parameter.path, config.norm_placement)))
+        };
         Transformer::build(config, device, source).expect("a sound configuration")
     }
 }
@@ -89,13 +91,10 @@ fn read_json(relative: &str) -> Value {
 /// The architecture that `config.json` describes, as transformers 4 or 5 wrote it.
 fn model_config(json: &Value) -> ModelConfig {
     let size = |key: &str| json[key].as_u64().expect(key) as usize;
-    let theta = json["rope_parameters"]["rope_theta"].as_f64().or(json["rope_theta"].as_f64());
     let (d_model, n_heads) = (size("hidden_size"), size("num_attention_heads"));
-    let olmo2 = json["model_type"] == "olmo2";
-    let rms = || NormConfig::RmsNorm {
-        eps: json["rms_norm_eps"].as_f64().expect("rms_norm_eps"),
-        cast: NormCast::AfterWeight,
-    };
+    let family = json["model_type"].as_str().expect("model_type");
+    let before = matches!(family, "olmo" | "olmoe");
+    let cast = if family == "olmoe" { NormCast::BeforeWeight } else { NormCast::AfterWeight };
     ModelConfig {
         d_model,
         n_layers: size("num_hidden_layers"),
@@ -105,37 +104,79 @@ fn model_config(json: &Value) -> ModelConfig {
             n_heads,
             n_kv_heads: size("num_key_value_heads"),
             head_dim: d_model / n_heads,
-            qk_norm: olmo2,
+            qk_norm: family != "olmo",
             clip_qkv: json["clip_qkv"].as_f64(),
-            rope: RopeConfig { theta: theta.expect("rope_theta"), yarn: None },
-            window: None,
+            rope: rope_config(json),
+            window: window(json),
         },
-        feed_forward: FeedForwardConfig::Swiglu { hidden_size: size("intermediate_size") },
-        norm: if olmo2 { rms() } else { NormConfig::LayerNorm { eps: 1e-5 } },
-        norm_placement: if olmo2 { NormPlacement::After } else { NormPlacement::Before },
+        feed_forward: match family {
+            "olmoe" => FeedForwardConfig::Experts {
+                hidden_size: size("intermediate_size"),
+                n_experts: size("num_experts"),
+                top_k: size("num_experts_per_tok"),
+                normalize_top_k: json["norm_topk_prob"].as_bool().expect("norm_topk_prob"),
+            },
+            _ => FeedForwardConfig::Swiglu { hidden_size: size("intermediate_size") },
+        },
+        norm: match json["rms_norm_eps"].as_f64() {
+            Some(eps) => NormConfig::RmsNorm { eps, cast },
+            None => NormConfig::LayerNorm { eps: 1e-5 },
+        },
+        norm_placement: if before { NormPlacement::Before } else { NormPlacement::After },
         weight_tying: json["tie_word_embeddings"].as_bool().expect("tie_word_embeddings"),
     }
 }
 
-/// Hugging Face's key of one of our parameters.
-fn key(path: &str) -> String {
-    const NAMES: [(&str, &str); 14] = [
+fn rope_config(json: &Value) -> RopeConfig {
+    let parameters = &json["rope_parameters"];
+    // OLMo 3 has them by the type of layer; those of windowed layers follow from the others.
+    let parameters = parameters.get("full_attention").unwrap_or(parameters);
+    let theta = parameters["rope_theta"].as_f64().or(json["rope_theta"].as_f64());
+    let real = |key: &str| parameters[key].as_f64();
+    let yarn = (parameters["rope_type"] == "yarn").then(|| YarnConfig {
+        factor: real("factor").expect("factor"),
+        beta_fast: real("beta_fast").expect("beta_fast"),
+        beta_slow: real("beta_slow").expect("beta_slow"),
+        original_max_sequence_length: real("original_max_position_embeddings").expect("a length")
+            as usize,
+        attention_factor: real("attention_factor"),
+    });
+    let full_precision = json["model_type"] != "olmoe";
+    RopeConfig { theta: theta.expect("rope_theta"), yarn, full_precision }
+}
+
+fn window(json: &Value) -> Option<SlidingWindow> {
+    let types = json["layer_types"].as_array()?;
+    let first_full = types.iter().position(|name| name == "full_attention");
+    let full_every = first_full.map_or(types.len() + 1, |at| at + 1);
+    let size = json["sliding_window"].as_u64().expect("sliding_window") as usize;
+    (full_every > 1).then_some(SlidingWindow { size, full_every })
+}
+
+/// Hugging Face's key of one of our parameters, in a model whose norms stand before or after.
+fn key(path: &str, placement: NormPlacement) -> String {
+    const NAMES: [(&str, &str); 13] = [
         ("embeddings.", "model.embed_tokens."),
         ("lm_head.norm.", "model.norm."),
         ("lm_head.w_out.", "lm_head."),
         ("blocks.", "model.layers."),
-        ("attention_norm.", "post_attention_layernorm."),
-        ("feed_forward_norm.", "post_feedforward_layernorm."),
         ("attention.w_q.", "self_attn.q_proj."),
         ("attention.w_k.", "self_attn.k_proj."),
         ("attention.w_v.", "self_attn.v_proj."),
         ("attention.w_out.", "self_attn.o_proj."),
         ("attention.", "self_attn."),
-        ("feed_forward.w1.", "mlp.gate_proj."),
-        ("feed_forward.w2.", "mlp.down_proj."),
-        ("feed_forward.w3.", "mlp.up_proj."),
+        ("feed_forward.", "mlp."),
+        ("w1.", "gate_proj."),
+        ("w2.", "down_proj."),
+        ("w3.", "up_proj."),
     ];
-    NAMES.iter().fold(path.to_owned(), |path, (ours, theirs)| path.replace(ours, theirs))
+    let norms = match placement {
+        NormPlacement::Before => ["input_layernorm", "post_attention_layernorm"],
+        NormPlacement::After => ["post_attention_layernorm", "post_feedforward_layernorm"],
+    };
+    let path = path.replace("feed_forward_norm", norms[1]).replace("attention_norm", norms[0]);
+    let path = path.replace("router.", "gate.");
+    NAMES.iter().fold(path, |path, (ours, theirs)| path.replace(ours, theirs))
 }
 
 /// Differences from what was expected, each relative to the largest expected magnitude of its tensor.

@@ -17,8 +17,21 @@ const PIECES: f64 = 3e-6;
 const BF16: f64 = 5e-2;
 
 /// The folders with one f32 file each; shards and other dtypes are the business of `olmo-hub`.
-pub(super) const MODELS: [&str; 6] =
-    ["olmo-tied", "olmo-gqa-clip", "olmo-odd", "olmo2", "olmo2-gqa", "olmo2-tied-odd"];
+pub(super) const MODELS: [&str; 13] = [
+    "olmo-tied",
+    "olmo-gqa-clip",
+    "olmo-odd",
+    "olmo2",
+    "olmo2-gqa",
+    "olmo2-tied-odd",
+    "olmo3",
+    "olmo3-gqa-yarn",
+    "olmo3-long-odd",
+    "olmoe-top1",
+    "olmoe-top2-gqa-norm",
+    "olmoe-top8-clip",
+    "olmoe-top8-norm",
+];
 
 #[test]
 fn logits() {
@@ -71,11 +84,6 @@ fn a_cache_changes_nothing() {
         let rows = golden.integer_rows("tokens");
         differences.add(name, in_pieces(&model, &rows), &golden.data("logits"));
     }
-    // Of OLMo 3 there are no vectors yet; its windows and two kinds of positions must agree too.
-    let model = Transformer::init(&olmo3(), &wide(), 1, &Device::flex()).expect("a sound model");
-    let rows = vec![(0..20).map(|i| i * 7 % 64).collect(), (0..20).map(|i| i * 5 % 64).collect()];
-    let expected = forward(&model, &rows, None).into_data();
-    differences.add("olmo3", in_pieces(&model, &rows), &expected);
     differences.assert_within(PIECES);
 }
 
@@ -89,7 +97,7 @@ fn a_truncated_cache_continues_where_it_was_cut() {
         model.forward(tokens(&rows), Some(&mut cache)),
         Err(Error::SequenceTooLong { length: 40, limit: 24 })
     ));
-    cache.truncate(11);
+    cache.truncate(11).expect("nothing was forgotten");
     let rest: Vec<_> = rows.iter().map(|row| row[11..].to_vec()).collect();
     let logits = forward(&model, &rest, Some(&mut cache));
     let expected = golden.tensor::<3>("logits", &Device::flex()).slice([0..2, 11..20]);
@@ -131,7 +139,9 @@ fn bf16_stays_near_f32() {
 fn parameters_are_what_the_configuration_lists() {
     let olmo = presets::small_olmo(16, 2, 2, 24);
     let tied = ModelConfig { weight_tying: true, ..olmo.clone() };
-    for config in [olmo, tied, presets::small_olmo2(16, 2, 2, 24), olmo3()] {
+    let olmo3 = presets::small_olmo3(16, 5, 2, 24, 6);
+    let olmoe = presets::small_olmoe(16, 2, 2, 24, 4, 2);
+    for config in [olmo, tied, presets::small_olmo2(16, 2, 2, 24), olmo3, olmoe] {
         let model = Transformer::init(&config, &InitConfig::default(), 0, &Device::flex());
         let mut found = Vec::new();
         model.expect("sound").visit_parameters(|path, shape, values| {
@@ -197,4 +207,46 @@ fn weights(model: &Transformer) -> Vec<(String, Vec<f32>)> {
         weights.push((path.to_owned(), values.into_data().try_into_vec().expect("f32")));
     });
     weights
+}
+
+/// A windowed layer's cache: keys move, prompts longer than its room pass through, and going back
+/// works as far as it remembers.
+#[test]
+fn a_windowed_cache_holds_only_its_window() {
+    let mut differences = Differences::default();
+    let (model, golden) = read("olmo3-long-odd");
+    let rows = golden.integer_rows::<i64>("tokens");
+    let expected = golden.tensor::<3>("logits", &Device::flex());
+    let new_cache = || KvCache::new(model.config(), 2, 150, &Device::flex(), DType::F32);
+    let piece = |range: std::ops::Range<usize>| -> Vec<Vec<i64>> {
+        rows.iter().map(|row| row[range.clone()].to_vec()).collect()
+    };
+    // Windows of 37 on two of three layers: 36 + 16 of 150 tokens.
+    let [per_token, full, windowed] = [2 * 2 * 48, 150, 52];
+    assert_eq!(new_cache().n_elements(), per_token * (full + 2 * windowed));
+    for lengths in [vec![150], vec![60, 90], vec![10, 41, 1, 60, 38], vec![1; 150]] {
+        let mut cache = new_cache();
+        let mut outputs = Vec::new();
+        for length in &lengths {
+            let start = cache.len();
+            outputs.push(forward(&model, &piece(start..start + length), Some(&mut cache)));
+            assert_eq!(cache.n_elements(), per_token * (full + 2 * windowed));
+        }
+        let found = Tensor::cat(outputs, 1);
+        differences.add(&format!("{lengths:?}"), found, &expected.clone().into_data());
+    }
+
+    let mut cache = new_cache();
+    forward(&model, &piece(0..150), Some(&mut cache));
+    let forgot = Err(Error::CacheForgot { length: 149, earliest: 150 });
+    assert_eq!(cache.truncate(149), forgot);
+    assert_eq!(cache.len(), 150);
+    cache.truncate(0).expect("an empty cache needs nothing");
+    forward(&model, &piece(0..100), Some(&mut cache));
+    forward(&model, &piece(100..110), Some(&mut cache));
+    cache.truncate(100).expect("36 tokens before it are there");
+    let rest = forward(&model, &piece(100..150), Some(&mut cache));
+    let expected = expected.slice([0..2, 100..150]).into_data();
+    differences.add("after going back", rest, &expected);
+    differences.assert_within(PIECES);
 }

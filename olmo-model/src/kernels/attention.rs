@@ -5,8 +5,8 @@
 //! heads that share a key head are stacked as rows of one matrix, so keys and values are never
 //! repeated, and their gradients come out already summed.
 //!
-//! Casts follow the eager path of `transformers`: scores in the dtype of `q`, softmax in f32,
-//! probabilities back in the dtype of `v`.
+//! Casts follow the eager path of `transformers`: scores in the dtype of `q` before and after they are
+//! scaled, softmax in f32, probabilities back in the dtype of `v`.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -143,8 +143,9 @@ pub(super) fn masked_softmax<B: Backend>(
     rows: AttentionRows,
 ) -> FloatTensor<B> {
     let (shape, device) = (scores.shape(), scores.device());
-    let scores = B::float_cast(scores, FloatDType::F32);
-    let mut scores = B::float_mul_scalar(scores, rows.scale.into());
+    let dtype = scores.dtype();
+    let scores = B::float_mul_scalar(B::float_cast(scores, FloatDType::F32), rows.scale.into());
+    let mut scores = B::float_cast(B::float_cast(scores, dtype.into()), FloatDType::F32);
     let n_queries = rows.n_queries;
     if let Some(hidden) = hidden_keys::<B>(rows, shape[0], shape[3], &device) {
         // The heads of a group apart, so that one mask serves all of them.

@@ -1,5 +1,7 @@
 //! Backward passes of the kernels: what each keeps, and what it makes of an upstream gradient.
 
+use std::ops::Range;
+
 use burn::backend::Autodiff;
 use burn::backend::TensorMetadata;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
@@ -8,7 +10,7 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::tensor::{Shape, Slice};
 
-use super::{AttentionRows, AttentionSpan, Kernels, attention, cross_entropy, linear};
+use super::{AttentionRows, AttentionSpan, Kernels, attention, cross_entropy, experts, linear};
 
 impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
     fn olmo_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -119,6 +121,59 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
             OpsKind::UnTracked(prepared) => {
                 prepared.finish(B::olmo_cross_entropy(x, weight, targets, z_loss))
             }
+        }
+    }
+
+    fn olmo_take_rows(
+        x: FloatTensor<Self>,
+        token_of_row: IntTensor<Self>,
+        rows_of_token: IntTensor<Self>,
+        rows_per_token: usize,
+    ) -> FloatTensor<Self> {
+        let prepared = TakeRows.prepare::<C>([x.node()]).compute_bound().stateful();
+        let (x, of_row, of_token) = (x.into_primitive(), token_of_row, rows_of_token);
+        match prepared {
+            OpsKind::Tracked(prepared) => {
+                let state = (of_token.clone(), rows_per_token);
+                prepared.finish(state, B::olmo_take_rows(x, of_row, of_token, rows_per_token))
+            }
+            OpsKind::UnTracked(prepared) => {
+                prepared.finish(B::olmo_take_rows(x, of_row, of_token, rows_per_token))
+            }
+        }
+    }
+
+    fn olmo_sum_rows(
+        rows: FloatTensor<Self>,
+        token_of_row: IntTensor<Self>,
+        rows_of_token: IntTensor<Self>,
+        rows_per_token: usize,
+    ) -> FloatTensor<Self> {
+        let prepared = SumRows.prepare::<C>([rows.node()]).compute_bound().stateful();
+        let (rows, of_row, of_token) = (rows.into_primitive(), token_of_row, rows_of_token);
+        match prepared {
+            OpsKind::Tracked(prepared) => prepared
+                .finish(of_row.clone(), B::olmo_sum_rows(rows, of_row, of_token, rows_per_token)),
+            OpsKind::UnTracked(prepared) => {
+                prepared.finish(B::olmo_sum_rows(rows, of_row, of_token, rows_per_token))
+            }
+        }
+    }
+
+    fn olmo_expert(
+        rows: FloatTensor<Self>,
+        w1: FloatTensor<Self>,
+        w2: FloatTensor<Self>,
+        w3: FloatTensor<Self>,
+        range: Range<usize>,
+    ) -> FloatTensor<Self> {
+        let nodes = [rows.node(), w1.node(), w2.node(), w3.node()];
+        let prepared = Expert.prepare::<C>(nodes).compute_bound().stateful();
+        let weights = [w1.into_primitive(), w2.into_primitive(), w3.into_primitive()];
+        let (rows, saved) = experts::forward::<B>(rows.into_primitive(), weights, range);
+        match prepared {
+            OpsKind::Tracked(prepared) => prepared.finish(saved, rows),
+            OpsKind::UnTracked(prepared) => prepared.finish(rows),
         }
     }
 
@@ -242,6 +297,53 @@ impl<B: Kernels> Backward<B, 2> for Swiglu {
         let (gate, up) = ops.state;
         let (dgate, dup) = B::olmo_swiglu_backward(gate, up, grad);
         for (node, gradient) in ops.parents.into_iter().zip([dgate, dup]) {
+            if let Some(node) = node {
+                grads.register::<B>(node.id, gradient);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct TakeRows;
+
+impl<B: Kernels> Backward<B, 1> for TakeRows {
+    type State = (IntTensor<B>, usize);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let (rows_of_token, rows_per_token) = ops.state;
+        if let [Some(node)] = ops.parents {
+            let dx = experts::sum_rows_exactly::<B>(grad, rows_of_token, rows_per_token);
+            grads.register::<B>(node.id, dx);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct SumRows;
+
+impl<B: Kernels> Backward<B, 1> for SumRows {
+    type State = IntTensor<B>;
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        if let [Some(node)] = ops.parents {
+            grads.register::<B>(node.id, experts::take_rows::<B>(grad, ops.state));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Expert;
+
+impl<B: Kernels> Backward<B, 4> for Expert {
+    type State = experts::Saved<B>;
+
+    fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let gradients = experts::backward::<B>(ops.state, grad);
+        for (node, gradient) in ops.parents.into_iter().zip(gradients) {
             if let Some(node) = node {
                 grads.register::<B>(node.id, gradient);
             }

@@ -13,6 +13,7 @@
 mod attention;
 mod autodiff;
 mod cross_entropy;
+mod experts;
 #[cfg(feature = "flex")]
 mod flex;
 mod linear;
@@ -21,6 +22,8 @@ mod rotary;
 mod swiglu;
 #[cfg(all(test, feature = "flex"))]
 mod tests;
+
+use std::ops::Range;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, backend_extension};
@@ -135,6 +138,39 @@ pub(crate) trait Kernels: Backend {
         swiglu::backward::<Self>(gate, up, grad)
     }
 
+    #[fusion(default)]
+    fn olmo_take_rows(
+        x: FloatTensor<Self>,
+        token_of_row: IntTensor<Self>,
+        rows_of_token: IntTensor<Self>,
+        rows_per_token: usize,
+    ) -> FloatTensor<Self> {
+        let _ = (rows_of_token, rows_per_token);
+        experts::take_rows::<Self>(x, token_of_row)
+    }
+
+    #[fusion(default)]
+    fn olmo_sum_rows(
+        rows: FloatTensor<Self>,
+        token_of_row: IntTensor<Self>,
+        rows_of_token: IntTensor<Self>,
+        rows_per_token: usize,
+    ) -> FloatTensor<Self> {
+        let _ = token_of_row;
+        experts::sum_rows::<Self>(rows, rows_of_token, rows_per_token)
+    }
+
+    #[fusion(default)]
+    fn olmo_expert(
+        rows: FloatTensor<Self>,
+        w1: FloatTensor<Self>,
+        w2: FloatTensor<Self>,
+        w3: FloatTensor<Self>,
+        range: Range<usize>,
+    ) -> FloatTensor<Self> {
+        experts::forward::<Self>(rows, [w1, w2, w3], range).0
+    }
+
     /// Losses of one chunk of tokens and their gradient by the logits.
     #[fusion(default)]
     fn olmo_token_losses(
@@ -207,6 +243,43 @@ pub(crate) fn rms_norm(x: Tensor<3>, weight: Tensor<1>, eps: f64, cast_first: bo
 /// `silu(gate) * up`, elementwise.
 pub(crate) fn swiglu(gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {
     Tensor::from_dispatch(Dispatch::olmo_swiglu(gate.into_dispatch(), up.into_dispatch()))
+}
+
+/// Which rows the tokens of a mixture of experts have.
+#[derive(Debug, Clone)]
+pub(crate) struct RowMap {
+    /// The token of each row, `[n_rows]`.
+    pub(crate) token_of_row: Tensor<1, Int>,
+    /// The rows of each token, one token after the other, `[n_rows]`.
+    pub(crate) rows_of_token: Tensor<1, Int>,
+    /// How many rows each token has.
+    pub(crate) rows_per_token: usize,
+}
+
+/// The row of its token for each row of `map`: `[n_tokens, d]` gives `[n_rows, d]`.
+pub(crate) fn take_rows(x: Tensor<2>, map: &RowMap) -> Tensor<2> {
+    let RowMap { token_of_row, rows_of_token, rows_per_token } = map.clone();
+    let (of_row, of_token) = (token_of_row.into_dispatch(), rows_of_token.into_dispatch());
+    let x = x.into_dispatch();
+    Tensor::from_dispatch(Dispatch::olmo_take_rows(x, of_row, of_token, rows_per_token))
+}
+
+/// The sum of its rows for each token of `map`: `[n_rows, d]` gives `[n_tokens, d]`.
+pub(crate) fn sum_rows(rows: Tensor<2>, map: &RowMap) -> Tensor<2> {
+    let RowMap { token_of_row, rows_of_token, rows_per_token } = map.clone();
+    let (of_row, of_token) = (token_of_row.into_dispatch(), rows_of_token.into_dispatch());
+    let rows = rows.into_dispatch();
+    Tensor::from_dispatch(Dispatch::olmo_sum_rows(rows, of_row, of_token, rows_per_token))
+}
+
+/// `rows` with those of `range` replaced by `w2(silu(w1 x) * w3 x)` of them.
+pub(crate) fn expert(
+    rows: Tensor<2>,
+    [w1, w2, w3]: [Tensor<2>; 3],
+    range: Range<usize>,
+) -> Tensor<2> {
+    let (w1, w2, w3) = (w1.into_dispatch(), w2.into_dispatch(), w3.into_dispatch());
+    Tensor::from_dispatch(Dispatch::olmo_expert(rows.into_dispatch(), w1, w2, w3, range))
 }
 
 /// Summed cross-entropy of the logits `x weightᵀ`, computed in chunks of tokens.

@@ -1,12 +1,13 @@
 //! Rotary positions in the half-rotation form, together with the split into heads.
 //!
-//! With `x = [x1, x2]` the halves of a head: `[x1 cos - x2 sin, x2 cos + x1 sin]`, in f32, cast back.
-//! This is `apply_rotary_pos_emb` of OLMo and OLMo 2 in `transformers`, and the original trainer
-//! with `rope_full_precision`.
+//! With `x = [x1, x2]` the halves of a head: `[x1 cos - x2 sin, x2 cos + x1 sin]`, in the dtype of the
+//! tables, cast back. With tables in f32 this is `apply_rotary_pos_emb` of OLMo, OLMo 2 and OLMo 3 in
+//! `transformers`, and the original trainer with `rope_full_precision`; with tables in the dtype of
+//! `x` it is OLMoE's.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::{FloatDType, Shape, Slice};
+use burn::tensor::{Shape, Slice};
 
 /// `[batch, seq, n_heads * head_dim]` to `[batch, n_heads, seq, head_dim]`.
 pub(super) fn forward<B: Backend>(
@@ -18,7 +19,7 @@ pub(super) fn forward<B: Backend>(
     let (dtype, shape) = (x.dtype(), x.shape());
     let (batch, seq, head_dim) = (shape[0], shape[1], shape[2] / n_heads);
     let x = B::float_reshape(x, Shape::new([batch, seq, n_heads, head_dim]));
-    let x = B::float_cast(B::float_swap_dims(x, 1, 2), FloatDType::F32);
+    let x = B::float_cast(B::float_swap_dims(x, 1, 2), cos.dtype().into());
     B::float_cast(rotated::<B>(x, cos, sin), dtype.into())
 }
 
@@ -30,7 +31,7 @@ pub(super) fn backward<B: Backend>(
 ) -> FloatTensor<B> {
     let (dtype, shape) = (grad.dtype(), grad.shape());
     let (batch, n_heads, seq, head_dim) = (shape[0], shape[1], shape[2], shape[3]);
-    let grad = B::float_cast(grad, FloatDType::F32);
+    let grad = B::float_cast(grad, cos.dtype().into());
     let dx = B::float_swap_dims(rotated::<B>(grad, cos, B::float_neg(sin)), 1, 2);
     let dx = B::float_reshape(dx, Shape::new([batch, seq, n_heads * head_dim]));
     B::float_cast(dx, dtype.into())

@@ -1,12 +1,17 @@
-//! `silu(gate) * up`, the activation between the feed-forward projections.
+//! `silu(gate) * up`, the activation between the feed-forward projections: `silu` in f32, cast back,
+//! then the product in the dtype of the operands, as `torch` computes both.
 
-use burn::backend::Backend;
 use burn::backend::ops::ActivationOps;
 use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, TensorMetadata};
+use burn::tensor::FloatDType;
 
 pub(super) fn forward<B: Backend>(gate: FloatTensor<B>, up: FloatTensor<B>) -> FloatTensor<B> {
+    let dtype = gate.dtype();
+    let gate = B::float_cast(gate, FloatDType::F32);
     let sigmoid = <B as ActivationOps<B>>::sigmoid(gate.clone());
-    B::float_mul(B::float_mul(gate, sigmoid), up)
+    let silu = B::float_cast(B::float_mul(gate, sigmoid), dtype.into());
+    B::float_mul(silu, up)
 }
 
 /// Gradients by `gate`, `g up s (1 + gate (1 - s))`, and by `up`, `g gate s`; `s` is the sigmoid.

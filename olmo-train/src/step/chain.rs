@@ -5,7 +5,7 @@ use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 
 use olmo_model::block::Block;
 use olmo_model::linear::Embedding;
-use olmo_model::{Labels, LossValues, Positions, Transformer, walk};
+use olmo_model::{Labels, LossValues, Positions, RouterLosses, Transformer, walk};
 
 use super::{Activations, Gradients, Precision, StepOptions};
 
@@ -25,6 +25,8 @@ struct Graph {
     /// The block whose parameters are the other leaves.
     block: Block,
     output: Tensor<3>,
+    /// Losses of the block's router, where they count.
+    router: Option<RouterLosses>,
 }
 
 /// Adds the gradients of one micro-batch to `gradients`, and returns its summed losses.
@@ -54,10 +56,10 @@ pub fn micro_batch(
         saved.push(kept);
         x = output;
     }
-    let (losses, mut upstream) = chain.head(x, labels, gradients);
+    let (mut losses, mut upstream) = chain.head(x, labels, gradients);
     for (layer, block) in model.blocks.iter().enumerate().rev() {
         let kept = saved.pop().expect("one was saved for each block");
-        upstream = chain.backward(layer, block, kept, upstream, gradients);
+        upstream = chain.backward(layer, block, kept, upstream, gradients, &mut losses);
     }
     chain.embed_backward(tokens, upstream, gradients);
     losses
@@ -98,8 +100,13 @@ impl Chain<'_> {
     fn graph(&self, block: &Block, x: Tensor<3>) -> Graph {
         let input = x.autodiff().require_grad();
         let block = walk::leaves(block, self.dtype());
-        let output = block.forward(input.clone(), &self.positions, None);
-        Graph { input, block, output }
+        let x = input.clone();
+        let (output, router) = if self.options.routers.are_zero() {
+            (block.forward(x, &self.positions, None), None)
+        } else {
+            block.forward_with_losses(x, &self.positions)
+        };
+        Graph { input, block, output, router }
     }
 
     /// Loss, the head's gradients, and the gradient of the head's input.
@@ -140,12 +147,19 @@ impl Chain<'_> {
         saved: Saved,
         upstream: Tensor<3>,
         gradients: &mut Gradients,
+        losses: &mut LossValues,
     ) -> Tensor<3> {
-        let Graph { input, block, output } = match saved {
+        let Graph { input, block, output, router } = match saved {
             Saved::Input(x) => self.graph(block, x),
             Saved::Graph(graph) => graph,
         };
-        let mut graph = seeded(output, upstream);
+        let mut root = seed(output, upstream);
+        if let Some(of_router) = router {
+            let (weights, n_layers) = (self.options.routers, self.model.blocks.len());
+            root = root + of_router.objective(weights, n_layers) * self.options.loss_scale;
+            losses.add_routers(of_router, weights, n_layers);
+        }
+        let mut graph = root.backward();
         walk::take_gradients(&block, &mut graph, |path, g| {
             gradients.add(&format!("blocks.{layer}.{path}"), g);
         });
@@ -160,17 +174,17 @@ impl Chain<'_> {
     ) {
         let embeddings = walk::leaves(&self.model.embeddings, FloatDType::F32);
         let output = embeddings.forward(tokens);
-        let mut graph = seeded(output, upstream.cast(FloatDType::F32));
+        let mut graph = seed(output, upstream.cast(FloatDType::F32)).backward();
         walk::take_gradients(&embeddings, &mut graph, |path, g| {
             gradients.add(&format!("embeddings.{path}"), g);
         });
     }
 }
 
-/// Backward pass from `output` with a given gradient: burn starts from ones, and the product makes
-/// those into `upstream`, exactly.
-fn seeded(output: Tensor<3>, upstream: Tensor<3>) -> burn::tensor::Gradients {
-    (output * upstream.autodiff()).sum().backward()
+/// A scalar whose gradient by `output` is `upstream`: burn starts from ones, and the product makes
+/// those into `upstream`, exactly. In f32, where other losses may join it.
+fn seed(output: Tensor<3>, upstream: Tensor<3>) -> Tensor<1> {
+    (output * upstream.autodiff()).sum().cast(FloatDType::F32)
 }
 
 fn taken(input: &Tensor<3>, graph: &mut burn::tensor::Gradients) -> Tensor<3> {

@@ -12,6 +12,7 @@
 mod chain;
 mod gradients;
 
+use olmo_model::RouterWeights;
 use serde::{Deserialize, Serialize};
 
 pub use chain::micro_batch;
@@ -26,6 +27,8 @@ pub struct StepOptions {
     pub activations: Activations,
     /// Factor of the squared log of the softmax's denominator in the loss; 0 for none.
     pub z_loss: f64,
+    /// Factors of the losses of routers, where the model has any.
+    pub routers: RouterWeights,
     /// Factor on the summed loss before it is differentiated: the reciprocal of the labelled
     /// tokens in the whole batch.
     pub loss_scale: f64,

@@ -146,8 +146,8 @@ impl Train {
                 ActivationsName::Keep => Activations::Keep,
                 ActivationsName::Recompute => Activations::Recompute,
             },
-            z_loss: 0.0,
             loss_scale: 1.0 / n_labels as f64,
+            ..StepOptions::default()
         }
     }
 }

@@ -100,6 +100,8 @@ mod tests {
             cross_entropy,
             perplexity: 1.0,
             z_loss: None,
+            load_balancing_loss: None,
+            router_z_loss: None,
             total_grad_norm: 1.0,
             clip_coefficient: 1.0,
             learning_rate: 1e-3,
