@@ -131,6 +131,14 @@ impl KvCache {
         Ok(())
     }
 
+    /// Forgets every token.
+    pub fn clear(&mut self) {
+        for layer in &mut self.layers {
+            layer.held = 0;
+        }
+        self.length = 0;
+    }
+
     /// Elements of all keys and values that there is storage for.
     pub fn n_elements(&self) -> usize {
         let slots = self.layers.iter().flat_map(|layer| [&layer.keys, &layer.values]);

@@ -234,7 +234,10 @@ impl Generator<'_> {
         let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
         // The last token is run again where need be, for its logits.
         let kept = common.min(self.cache.len()).min(tokens.len() - 1);
-        self.cache.truncate(kept);
+        if self.cache.truncate(kept).is_err() {
+            // Windowed layers forgot what the tokens after these would need: all are run again.
+            self.cache.clear();
+        }
         self.tokens = tokens.to_vec();
         self.finished = false;
         Ok(self.cache.len())

@@ -6,6 +6,7 @@
 //! measures differences.
 
 mod batches;
+mod bf16;
 mod experts;
 mod gradients;
 mod init;

@@ -164,7 +164,11 @@ fn tokens(rows: &[Vec<i64>]) -> Tensor<2, Int> {
     Tensor::from_data(TensorData::new(rows.concat(), [rows.len(), rows[0].len()]), &Device::flex())
 }
 
-fn forward(model: &Transformer, rows: &[Vec<i64>], cache: Option<&mut KvCache>) -> Tensor<3> {
+pub(super) fn forward(
+    model: &Transformer,
+    rows: &[Vec<i64>],
+    cache: Option<&mut KvCache>,
+) -> Tensor<3> {
     model.forward(tokens(rows), cache).expect("the cache has room")
 }
 
@@ -201,7 +205,7 @@ pub(super) fn wide() -> InitConfig {
     InitConfig::Normal { std: 0.3, cutoff: None, embedding_std: None }
 }
 
-fn weights(model: &Transformer) -> Vec<(String, Vec<f32>)> {
+pub(super) fn weights(model: &Transformer) -> Vec<(String, Vec<f32>)> {
     let mut weights = Vec::new();
     model.visit_parameters(|path, _, values| {
         weights.push((path.to_owned(), values.into_data().try_into_vec().expect("f32")));
