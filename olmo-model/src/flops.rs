@@ -31,6 +31,11 @@ pub struct Costs {
     pub backward_flops_per_token: u64,
     /// Elements of all layers' keys and values for one token.
     pub kv_elements_per_token: u64,
+    /// The same of the layers that keep every token: what the cache grows by once windows are full.
+    pub kv_elements_per_token_beyond_windows: u64,
+    /// Elements of the cache of one sequence of `seq_len` tokens, windowed layers holding only
+    /// their window and the room that keys move in.
+    pub kv_elements: u64,
     /// Elements of the largest of embedding, block and head: what is copied to bf16 at a time.
     pub n_largest_segment: u64,
 }
@@ -65,6 +70,14 @@ impl Costs {
                 .saturating_mul(4)
                 .saturating_add(attention.saturating_mul(2)),
             kv_elements_per_token: product(&[2, config.n_layers, n_kv_heads, head_dim]),
+            kv_elements_per_token_beyond_windows: product(&[
+                2,
+                n_full_layers(config),
+                n_kv_heads,
+                head_dim,
+            ]),
+            kv_elements: held_tokens(config, seq_len)
+                .saturating_mul(product(&[2, n_kv_heads, head_dim])),
             n_largest_segment: embedding.max(block).max(head),
         }
     }
@@ -79,6 +92,39 @@ impl Costs {
         times(self.kv_elements_per_token, bytes_per_element)
     }
 
+    /// Bytes for one token more, once the windows of windowed layers are full.
+    pub fn kv_bytes_per_token_beyond_windows(&self, bytes_per_element: usize) -> u64 {
+        times(self.kv_elements_per_token_beyond_windows, bytes_per_element)
+    }
+
+    /// Bytes of the cache of one sequence of [`seq_len`](Self::seq_len) tokens.
+    pub fn kv_bytes(&self, bytes_per_element: usize) -> u64 {
+        times(self.kv_elements, bytes_per_element)
+    }
+
+    /// What windows save of that.
+    pub fn kv_bytes_saved(&self, bytes_per_element: usize) -> u64 {
+        let without = times(self.kv_elements_per_token, self.seq_len);
+        times(without - self.kv_elements.min(without), bytes_per_element)
+    }
+
+    /// Bytes on each of `n_devices` for weights, gradients and both moments of Adam in f32, where
+    /// `mixed` with the bf16 copy of the largest segment. Activations come on top.
+    pub fn train_bytes_per_device(&self, sharding: Sharding, n_devices: usize, mixed: bool) -> u64 {
+        let n = self.n_parameters;
+        let shard = n.div_ceil(n_devices.max(1) as u64);
+        let [whole, sharded, gathered] = match sharding {
+            Sharding::Single => [16, 0, 0],
+            Sharding::Zero1 => [8, 8, 0],
+            Sharding::Zero2 => [4, 12, 4],
+            Sharding::Zero3 => [0, 16, if mixed { 4 } else { 8 }],
+        };
+        let copy = if mixed { times(self.n_largest_segment, 2) } else { 0 };
+        [times(n, whole), times(shard, sharded), times(self.n_largest_segment, gathered), copy]
+            .into_iter()
+            .fold(0, u64::saturating_add)
+    }
+
     /// Bytes of weights, gradients and both moments of Adam in f32. Activations come on top.
     pub fn train_bytes(&self) -> u64 {
         times(self.n_parameters, 16)
@@ -89,6 +135,19 @@ impl Costs {
     pub fn train_bytes_mixed(&self) -> u64 {
         self.train_bytes().saturating_add(times(self.n_largest_segment, 2))
     }
+}
+
+/// What is cut over the devices of a data-parallel run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Sharding {
+    /// Nothing: each device has all of it.
+    Single,
+    /// The optimizer's moments.
+    Zero1,
+    /// Moments and gradients; a segment's gradient is whole while it is made.
+    Zero2,
+    /// Moments, gradients and weights; a segment is whole while it runs.
+    Zero3,
 }
 
 /// Elements of one block: of all its experts, and of those that a token is sent to.
@@ -122,12 +181,26 @@ fn norm(config: &ModelConfig, size: usize) -> u64 {
 
 /// Tokens that one token attends to, summed over the layers.
 fn attended_tokens(config: &ModelConfig, seq_len: usize) -> u64 {
-    let Some(window) = config.attention.window else {
-        return product(&[config.n_layers, seq_len]);
-    };
-    let n_full = config.n_layers / window.full_every.max(1);
-    let windowed = product(&[config.n_layers - n_full, seq_len.min(window.size)]);
-    product(&[n_full, seq_len]).saturating_add(windowed)
+    over_layers(config, seq_len, |window| seq_len.min(window))
+}
+
+/// Tokens that the cache has room for, summed over the layers.
+fn held_tokens(config: &ModelConfig, seq_len: usize) -> u64 {
+    over_layers(config, seq_len, |window| crate::cache::room(Some(window.max(1)), seq_len))
+}
+
+/// `full` for each layer with full attention, and `windowed` of the window for each other.
+fn over_layers(config: &ModelConfig, full: usize, windowed: impl Fn(usize) -> usize) -> u64 {
+    let n_full = n_full_layers(config);
+    let window = config.attention.window.map_or(0, |window| windowed(window.size));
+    product(&[n_full, full]).saturating_add(product(&[config.n_layers - n_full, window]))
+}
+
+fn n_full_layers(config: &ModelConfig) -> usize {
+    config
+        .attention
+        .window
+        .map_or(config.n_layers, |window| config.n_layers / window.full_every.max(1))
 }
 
 fn product(factors: &[usize]) -> u64 {
@@ -188,6 +261,32 @@ mod tests {
         assert_eq!(costs.kv_bytes_per_token(2), 2 * 2 * 64 * 8 * 128);
         assert_eq!(costs.train_bytes(), 16 * 32_234_279_936);
         assert_eq!(costs.train_bytes_mixed() - costs.train_bytes(), 2 * 100_352 * 5120 + 2 * 5120);
+    }
+
+    #[test]
+    fn windows_save_most_of_a_long_cache() {
+        let costs = Costs::new(&presets::olmo3_7b_long());
+        let per_layer = 2 * 32 * 128;
+        assert_eq!(costs.kv_elements_per_token_beyond_windows, 8 * per_layer);
+        // 24 layers with a window of 4096 and an eighth of it, 8 with all of 65536 tokens.
+        assert_eq!(costs.kv_elements, per_layer * (8 * 65_536 + 24 * (4095 + 512)));
+        let whole = 2 * per_layer * 32 * 65_536;
+        assert_eq!(costs.kv_bytes(2) + costs.kv_bytes_saved(2), whole);
+        assert!(costs.kv_bytes_saved(2) > 2 * whole / 3);
+        assert_eq!(Costs::new(&presets::olmo2_7b()).kv_bytes_saved(2), 0);
+    }
+
+    #[test]
+    fn shards_add_up_to_what_one_device_has() {
+        let costs = Costs::new(&presets::olmo2_7b());
+        let (n, largest) = (costs.n_parameters, costs.n_largest_segment);
+        let bytes = |sharding, mixed| costs.train_bytes_per_device(sharding, 8, mixed);
+        assert_eq!(bytes(Sharding::Single, false), costs.train_bytes());
+        assert_eq!(bytes(Sharding::Single, true), costs.train_bytes_mixed());
+        assert_eq!(bytes(Sharding::Zero1, false), 8 * n + n);
+        assert_eq!(bytes(Sharding::Zero2, false), 4 * n + 12 * n / 8 + 4 * largest);
+        assert_eq!(bytes(Sharding::Zero3, false), 2 * n + 8 * largest);
+        assert_eq!(bytes(Sharding::Zero3, true), 2 * n + 6 * largest);
     }
 
     #[test]

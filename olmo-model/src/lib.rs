@@ -64,7 +64,7 @@ pub mod walk;
 pub use cache::KvCache;
 pub use config::ModelConfig;
 pub use error::Error;
-pub use flops::Costs;
+pub use flops::{Costs, Sharding};
 pub use generate::{BatchGenerator, Generator, NewToken};
 pub use init::InitConfig;
 pub use loss::{Labels, LossSums, LossValues};

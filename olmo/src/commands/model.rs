@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use olmo_hub::{Dtype, HfConfig};
-use olmo_model::{Costs, ModelConfig, presets};
+use olmo_model::{Costs, ModelConfig, Sharding, presets};
 use serde::Serialize;
 
 use crate::output;
@@ -28,11 +28,20 @@ pub(crate) struct List {
 
 /// Show what a model costs: parameters, FLOPs per token, memory to run and to train
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  olmo model show olmo2_1b\n  olmo model show ./OLMo-2-0425-1B")]
+#[command(
+    after_help = "Examples:\n  olmo model show olmo2_1b\n  olmo model show ./OLMo-2-0425-1B\n  \
+                  olmo model show olmo2_32b --devices 64 --context 2048 --json"
+)]
 pub(crate) struct Show {
     /// A preset, or a folder with a config.json
     #[arg(value_name = "PRESET|DIR")]
     model: String,
+    /// Devices that sharded training is spread over
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
+    devices: u32,
+    /// Tokens of context that FLOPs and cache are counted for; the model's own where not given
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    context: Option<u32>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -52,12 +61,20 @@ struct Summary {
     n_kv_heads: usize,
     vocab_size: usize,
     max_sequence_length: usize,
-    /// At the full context.
+    /// That FLOPs and cache are counted for.
+    context: usize,
     flops_per_token: Flops,
     kv_cache_bytes_per_token: RunBytes,
+    /// The same once the windows of windowed layers are full.
+    kv_cache_bytes_per_token_beyond_windows: RunBytes,
+    /// Of one sequence of the context.
+    kv_cache_bytes: RunBytes,
+    /// What windowed layers save of that.
+    kv_cache_bytes_saved: RunBytes,
     /// Weights alone.
     run_bytes: RunBytes,
     train_bytes: TrainBytes,
+    train_bytes_per_device: Sharded,
 }
 
 #[derive(Debug, Serialize)]
@@ -77,6 +94,15 @@ struct RunBytes {
 struct TrainBytes {
     f32: u64,
     bf16_mixed: u64,
+}
+
+/// [`TrainBytes`] on each of several devices.
+#[derive(Debug, Serialize)]
+struct Sharded {
+    devices: u32,
+    zero1: TrainBytes,
+    zero2: TrainBytes,
+    zero3: TrainBytes,
 }
 
 /// A summary with the architecture that it is of.
@@ -99,7 +125,7 @@ impl Model {
 impl List {
     fn run(&self) -> Result<()> {
         let summaries: Vec<_> =
-            presets::all().map(|(name, config)| Summary::new(name, &config)).collect();
+            presets::all().map(|(name, config)| Summary::new(name, &config, None, 8)).collect();
         if self.json {
             return Ok(output::json(&summaries)?);
         }
@@ -127,7 +153,8 @@ impl List {
 impl Show {
     fn run(&self) -> Result<()> {
         let config = find(&self.model)?;
-        let summary = Summary::new(&self.model, &config);
+        let context = self.context.map(|context| context as usize);
+        let summary = Summary::new(&self.model, &config, context, self.devices);
         if self.json {
             return Ok(output::json(&Shown { summary: &summary, config: &config })?);
         }
@@ -139,8 +166,12 @@ impl Show {
 }
 
 impl Summary {
-    fn new(name: &str, config: &ModelConfig) -> Self {
-        let costs = Costs::new(config);
+    fn new(name: &str, config: &ModelConfig, context: Option<usize>, devices: u32) -> Self {
+        let costs = Costs::at(config, context.unwrap_or(config.max_sequence_length));
+        let per_device = |sharding| {
+            let bytes = |mixed| costs.train_bytes_per_device(sharding, devices as usize, mixed);
+            TrainBytes { f32: bytes(false), bf16_mixed: bytes(true) }
+        };
         let by_dtype = |bytes: &dyn Fn(usize) -> u64| RunBytes {
             f32: bytes(Dtype::F32.size()),
             bf16: bytes(Dtype::Bf16.size()),
@@ -156,15 +187,24 @@ impl Summary {
             n_kv_heads: config.attention.n_kv_heads,
             vocab_size: config.vocab_size,
             max_sequence_length: config.max_sequence_length,
+            context: costs.seq_len,
             flops_per_token: Flops {
                 forward: costs.forward_flops_per_token,
                 backward: costs.backward_flops_per_token,
             },
             kv_cache_bytes_per_token: by_dtype(&|size| costs.kv_bytes_per_token(size)),
+            kv_cache_bytes_per_token_beyond_windows: by_dtype(&|size| {
+                costs.kv_bytes_per_token_beyond_windows(size)
+            }),
+            kv_cache_bytes: by_dtype(&|size| costs.kv_bytes(size)),
+            kv_cache_bytes_saved: by_dtype(&|size| costs.kv_bytes_saved(size)),
             run_bytes: by_dtype(&|size| costs.weight_bytes(size)),
-            train_bytes: TrainBytes {
-                f32: costs.train_bytes(),
-                bf16_mixed: costs.train_bytes_mixed(),
+            train_bytes: per_device(Sharding::Single),
+            train_bytes_per_device: Sharded {
+                devices,
+                zero1: per_device(Sharding::Zero1),
+                zero2: per_device(Sharding::Zero2),
+                zero3: per_device(Sharding::Zero3),
             },
         }
     }
@@ -187,6 +227,12 @@ impl Summary {
         let both = |bytes: &RunBytes| {
             format!("{} in f32, {} in bf16", output::bytes(bytes.f32), output::bytes(bytes.bf16))
         };
+        let train = |bytes: &TrainBytes| {
+            let [f32, mixed] = [bytes.f32, bytes.bf16_mixed].map(output::bytes);
+            format!("{f32} in f32, {mixed} in mixed bf16")
+        };
+        let context = self.context;
+        let sharded = &self.train_bytes_per_device;
         let mut lines = vec![
             ("model", self.name.clone()),
             ("parameters", counted(self.n_parameters)),
@@ -198,16 +244,22 @@ impl Summary {
             ("context", format!("{} tokens", self.max_sequence_length)),
             ("FLOPs per token", {
                 let [forward, backward] = [flops.forward, flops.backward].map(output::scaled);
-                format!("{forward} forward, {backward} backward, at the full context")
+                format!("{forward} forward, {backward} backward, at {context} tokens of context")
             }),
             ("KV cache per token", both(&self.kv_cache_bytes_per_token)),
+            ("  of the context", both(&self.kv_cache_bytes)),
             ("weights to run", both(&self.run_bytes)),
-            ("memory to train", {
-                let [f32, mixed] =
-                    [self.train_bytes.f32, self.train_bytes.bf16_mixed].map(output::bytes);
-                format!("{f32} in f32, {mixed} in mixed bf16; activations come on top")
-            }),
+            ("memory to train", format!("{}; activations come on top", train(&self.train_bytes))),
+            ("  ZeRO-1, each device", format!("{}, of {}", train(&sharded.zero1), sharded.devices)),
+            ("  ZeRO-2", train(&sharded.zero2)),
+            ("  ZeRO-3", train(&sharded.zero3)),
         ];
+        if self.kv_cache_bytes_saved.f32 > 0 {
+            let at = lines.iter().position(|(label, _)| *label == "weights to run").unwrap_or(0);
+            let beyond = both(&self.kv_cache_bytes_per_token_beyond_windows);
+            lines.insert(at, ("  saved by windows", both(&self.kv_cache_bytes_saved)));
+            lines.insert(at, ("  per token beyond them", beyond));
+        }
         if self.n_active_parameters != self.n_parameters {
             lines.insert(2, ("  active for a token", counted(self.n_active_parameters)));
         }

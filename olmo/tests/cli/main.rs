@@ -283,6 +283,33 @@ fn models_are_listed_and_shown() {
     let folder = json_of(["model", "show", text(&model("olmo2-gqa")), "--json"]);
     assert_eq!((&folder["n_layers"], &folder["n_kv_heads"]), (&json!(3), &json!(2)));
     assert!(stdout(["model", "show", "olmo2_7b"]).contains("7,298,617,344 (7.30 B)"));
+    for name in names {
+        assert_eq!(json_of(["model", "show", name, "--json"])["name"], name);
+    }
+
+    // Windows of 4096 tokens on 24 of 32 layers, and ZeRO-3 over 64 devices.
+    let long = ["model", "show", "olmo3_7b_long", "--devices", "64", "--json"];
+    let long = json_of(long);
+    let saved = long["kv_cache_bytes_saved"]["bf16"].as_u64().unwrap();
+    assert!(saved > 2 * long["kv_cache_bytes"]["bf16"].as_u64().unwrap());
+    let sharded = &long["train_bytes_per_device"];
+    assert_eq!(sharded["devices"], 64);
+    let weights = long["train_bytes"]["f32"].as_u64().unwrap();
+    assert!(sharded["zero3"]["f32"].as_u64().unwrap() < weights / 16);
+    let text = stdout(["model", "show", "olmo3_7b_long"]);
+    assert!(text.contains("saved by windows") && text.contains("ZeRO-3"), "{text}");
+    assert!(!stdout(["model", "show", "olmo2_7b"]).contains("saved by windows"));
+}
+
+/// The shape of the largest model takes no memory for its 64 GB of weights.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_preset_is_shown_within_a_gibibyte_of_address_space() {
+    let command =
+        format!("ulimit -v 1048576; exec {} model show olmo2_32b", env!("CARGO_BIN_EXE_olmo"));
+    let output = std::process::Command::new("sh").args(["-c", &command]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && text.contains("32,234,279,936"), "{text}");
 }
 
 #[test]
