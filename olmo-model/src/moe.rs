@@ -3,7 +3,8 @@
 //! `p = softmax(router x)` in f32 over all experts; the `top_k` largest are chosen, ties to the lower
 //! expert; their weights are `p`, divided by their sum where the configuration says so, cast to the
 //! dtype of `x`; the output is the sum of the chosen experts' outputs by these weights, added in the
-//! order of the experts. This is `OlmoeSparseMoeBlock` of `transformers`. OLMo-core computes the
+//! order of the experts. This is `OlmoeSparseMoeBlock` of `transformers`, where a tie, which bf16 logits
+//! do have, goes as `torch.topk` happens to sort on that machine. OLMo-core computes the
 //! router's logits in f32 where weights are bf16; here, as in `transformers`, they have `x`'s dtype.
 //!
 //! Work is grouped: the tokens of an expert are rows next to one another and go through it in one
