@@ -9,14 +9,6 @@ pub enum Error {
     /// The configuration contradicts itself.
     #[error(transparent)]
     Config(#[from] ConfigProblems),
-    /// The configuration is sound, but describes something this version cannot run.
-    #[error("{feature} cannot be run by this version; supported are {supported}")]
-    Unsupported {
-        /// What was asked for.
-        feature: &'static str,
-        /// What works instead.
-        supported: &'static str,
-    },
     /// A prompt is empty, or the rows of a batch are.
     #[error("the prompt has no tokens; give at least one, such as the end-of-text token")]
     EmptyPrompt,
