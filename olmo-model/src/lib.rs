@@ -9,7 +9,8 @@
 //!   from fresh ones ([`Transformer::init`], [`InitConfig`]), and one [`Transformer::forward`]
 //!   serves training, prompts and decoding with a [`KvCache`].
 //! - [`Transformer::generate`] is an iterator over new tokens, chosen by a [`Sampling`];
-//!   [`Transformer::generate_batch`] continues several prompts at once.
+//!   [`Transformer::generate_batch`] continues several prompts at once, and
+//!   [`Transformer::beam_search`] looks for the likeliest texts.
 //! - [`Transformer::loss`] sums the loss over [`Labels`] without ever holding a batch's logits.
 //! - [`walk`] visits, replaces and differentiates parameters by path.
 //!
@@ -39,6 +40,7 @@
 //! ```
 
 pub mod attention;
+pub mod beam_search;
 pub mod block;
 pub mod cache;
 pub mod config;
@@ -51,6 +53,7 @@ mod golden;
 pub mod init;
 mod kernels;
 pub mod linear;
+pub mod log_probs;
 pub mod loss;
 pub mod moe;
 pub mod norm;
@@ -61,12 +64,14 @@ pub mod sampling;
 pub mod transformer;
 pub mod walk;
 
+pub use beam_search::{Beam, BeamSearch};
 pub use cache::KvCache;
 pub use config::ModelConfig;
 pub use error::Error;
 pub use flops::{Costs, Sharding};
 pub use generate::{BatchGenerator, Generator, NewToken};
 pub use init::InitConfig;
+pub use log_probs::LogProbs;
 pub use loss::{Labels, LossSums, LossValues};
 pub use moe::{RouterLosses, RouterWeights};
 pub use parameters::{Parameter, Role};

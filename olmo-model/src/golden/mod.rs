@@ -6,12 +6,14 @@
 //! measures differences.
 
 mod batches;
+mod beams;
 mod bf16;
 mod experts;
 mod gradients;
 mod init;
 mod layers;
 mod models;
+mod sampling;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
