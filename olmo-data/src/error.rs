@@ -172,6 +172,14 @@ pub enum Error {
         /// What the tokenizer library said.
         reason: String,
     },
+    /// A chat template is none, or objects to a conversation.
+    #[error("the chat template of {origin} cannot be used: {reason}")]
+    ChatTemplate {
+        /// The file.
+        origin: String,
+        /// What the template or the template library said.
+        reason: String,
+    },
     /// The tokenizer library could not encode, decode or train.
     #[error("the tokenizer cannot {task}: {reason}")]
     Tokenizer {

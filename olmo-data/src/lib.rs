@@ -4,6 +4,8 @@
 //!
 //! - [`Corpus`] reads documents from JSONL and text files, plain or compressed.
 //! - [`Tokenizer`] turns text into token ids and back; [`BpeTraining`] makes one from a corpus.
+//! - [`TextStream`] is text as it is generated, up to a stop text; [`ChatTemplate`] makes the text
+//!   of a conversation.
 //! - [`Tokenize`] writes the tokens of a corpus as the files that OLMo trains on.
 //! - [`TokenFile`] is one such file, [`TokenDataset`] cuts many of them into instances of a fixed
 //!   length and tells where on disk an instance lies.
@@ -44,6 +46,7 @@
 
 mod atomic_file;
 pub mod batch;
+pub mod chat_template;
 pub mod dataset;
 mod document_file;
 pub mod documents;
@@ -55,6 +58,7 @@ pub mod loader;
 mod prefetch;
 pub mod rng;
 pub mod sampler;
+pub mod text_stream;
 pub mod token_file;
 pub mod token_stream;
 mod token_writer;
@@ -64,6 +68,7 @@ pub mod train_tokenizer;
 pub mod vsl_curriculum;
 
 pub use batch::Batch;
+pub use chat_template::{ChatTemplate, Message};
 pub use dataset::{Instance, InstanceLocation, TokenDataset};
 pub use documents::{BadRows, Corpus, Document, Documents};
 pub use error::{Error, Result};
@@ -71,6 +76,7 @@ pub use fsl_order::{FslOrder, FslOrderConfig};
 pub use global_indices::GlobalIndices;
 pub use loader::{DataLoader, DataLoaderConfig, LoaderState};
 pub use sampler::{DataOrder, DataOrderConfig, Tail};
+pub use text_stream::TextStream;
 pub use token_file::{TokenDtype, TokenFile};
 pub use token_stream::TokenStream;
 pub use tokenize::{Progress, Tokenize, TokenizeReport};
