@@ -3,7 +3,9 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, data, devices, eval, generate, logits, model, quickstart, train};
+use crate::commands::{
+    bench, chat, data, devices, eval, generate, logits, model, quickstart, train,
+};
 use crate::device::DeviceName;
 
 /// OLMo on burn: train, run and measure the OLMo family of language models.
@@ -29,6 +31,7 @@ enum Command {
     #[command(subcommand)]
     Model(model::Model),
     Generate(generate::Generate),
+    Chat(chat::Chat),
     Logits(logits::Logits),
     Train(train::Train),
     #[command(subcommand)]
@@ -48,6 +51,7 @@ impl Cli {
             Command::Devices(command) => command.run(),
             Command::Model(command) => command.run(),
             Command::Generate(command) => command.run(device),
+            Command::Chat(command) => command.run(device),
             Command::Logits(command) => command.run(device),
             Command::Train(command) => command.run(device),
             Command::Eval(command) => command.run(device),
@@ -80,6 +84,6 @@ mod tests {
             n_verbs += usize::from(verbs.is_empty());
             left.extend(verbs);
         }
-        assert_eq!(n_verbs, 12);
+        assert_eq!(n_verbs, 13);
     }
 }

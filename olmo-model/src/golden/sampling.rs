@@ -26,8 +26,8 @@ struct Case {
 
 #[test]
 fn filters_leave_what_transformers_leaves() {
-    let golden: Golden =
-        serde_json::from_value(read_json("sampling/filters.json")).expect("as the script writes it");
+    let golden: Golden = serde_json::from_value(read_json("sampling/filters.json"))
+        .expect("as the script writes it");
     let mut worst = 0.0_f64;
     for Case { settings, group, left } in &golden.cases {
         let (tokens, logits) = (&golden.tokens[*group], &golden.logits[*group]);

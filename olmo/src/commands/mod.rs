@@ -1,6 +1,7 @@
 //! The verbs, one a file: each parses, calls a library and prints.
 
 pub(crate) mod bench;
+pub(crate) mod chat;
 pub(crate) mod data;
 pub(crate) mod devices;
 pub(crate) mod eval;

@@ -91,7 +91,7 @@ fn token_rows_that_cannot_be_used() {
     fails(
         ["generate", "--model", text(&model), "--tokens", text(&tokens)],
         2,
-        &["cannot continue row 1", "because: 129 tokens do not fit the 128"],
+        &["row 1 has 129 tokens, more than the model's context of 128"],
     );
 }
 
@@ -111,9 +111,25 @@ fn settings_that_make_no_sense() {
     fails(
         ["generate", "--model", text(&model), "--prompt", "x"],
         2,
-        &["--prompt needs", "give token ids with --tokens"],
+        &["a text needs", "tokenizer.json, which is not there; give token ids with --tokens"],
     );
-    fails(["generate", "--model", text(&model)], 2, &["--prompt <TEXT>|--tokens <FILE>"]);
+    let usage = "--prompt <TEXT>|--prompts <FILE>|--tokens <FILE>";
+    fails(["generate", "--model", text(&model)], 2, &[usage]);
+    generate(&["--min-p", "2"], &["min-p is 2, expected a number from 0 to 1"]);
+    generate(&["--repetition-penalty", "0"], &["repetition penalty is 0"]);
+    generate(&["--max-new-tokens", "0"], &["--max-new-tokens is 0, expected at least 1"]);
+    generate(&["--batch-size", "0"], &["--batch-size is 0, expected at least 1"]);
+    generate(&["--stop-id", "128"], &["--stop-id 128 is past the model's vocabulary of 128"]);
+    generate(&["--stop", ""], &["--stop is empty"]);
+    generate(&["--logprobs", "1"], &["--json"]);
+    generate(&["--beams", "0"], &["beam size is 0, expected 1 up to the size of the vocabulary"]);
+    generate(&["--beams", "2", "--top-p", "0.5"], &["cannot be used with"]);
+    generate(&["--beams", "2", "--min-new-tokens", "65"], &["min steps is 65"]);
+    generate(
+        &["--beams", "2", "--max-new-tokens", "200"],
+        &["cannot continue row 1", "201 tokens"],
+    );
+    generate(&["--length-penalty", "1"], &["--beams <N>"]);
 }
 
 #[test]

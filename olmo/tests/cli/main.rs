@@ -13,7 +13,9 @@ use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+mod chat;
 mod errors;
+mod generate;
 mod quickstart;
 mod text;
 
@@ -138,69 +140,6 @@ fn logits_are_those_of_transformers() {
     }
     // Nothing is left beside what was asked for.
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
-}
-
-#[test]
-fn greedy_tokens_are_those_of_transformers() {
-    let folder = tempfile::tempdir().unwrap();
-    for name in FAMILIES {
-        let golden = Golden::read(name);
-        let tokens = golden.tokens_file(&folder);
-        let model = model(name);
-        let arguments = ["generate", "--model", text(&model), "--tokens", text(&tokens)];
-        let report = json_of(arguments.into_iter().chain(["--ignore-eos", "--json"]));
-        assert_eq!(report["tokens"], json!(golden.greedy), "{name}");
-        assert_eq!(report["stopped"], json!(["length", "length"]), "{name}");
-        assert_eq!(report["prompt_tokens"], json!([20, 20]));
-        assert!(report.get("text").is_none() && report["seconds"].as_f64().unwrap() > 0.0);
-    }
-}
-
-#[test]
-fn generation_ends_at_the_end_of_text_and_at_the_length() {
-    let golden = Golden::read("olmo2-gqa");
-    let folder = tempfile::tempdir().unwrap();
-    let tokens = golden.tokens_file(&folder);
-    // A copy of the model that takes for end-of-text what the golden continuation has as its tenth.
-    let end = golden.greedy[0][9];
-    let copy = folder.path().join("model");
-    fs::create_dir(&copy).unwrap();
-    fs::copy(model("olmo2-gqa").join("model.safetensors"), copy.join("model.safetensors")).unwrap();
-    let config = fs::read(model("olmo2-gqa").join("config.json")).unwrap();
-    let mut config: Value = serde_json::from_slice(&config).unwrap();
-    config["eos_token_id"] = end.into();
-    fs::write(copy.join("config.json"), config.to_string()).unwrap();
-
-    let arguments = ["generate", "--model", text(&copy), "--tokens", text(&tokens), "--json"];
-    let report = json_of(arguments.into_iter().chain(["--max-new-tokens", "30"]));
-    for (row, greedy) in golden.greedy.iter().enumerate() {
-        let at = greedy[..30].iter().position(|&id| id == end);
-        let expected = &greedy[..at.map_or(30, |at| at + 1)];
-        assert_eq!(report["tokens"][row], json!(expected));
-        assert_eq!(report["stopped"][row], if at.is_some() { "eos" } else { "length" });
-    }
-    assert_eq!(report["stopped"][0], "eos");
-    // Without --json and without a tokenizer, a line of ids a row.
-    let lines = stdout(["generate", "--model", text(&copy), "--tokens", text(&tokens)]);
-    assert_eq!(lines.lines().next(), Some(report["tokens"][0].to_string().as_str()));
-}
-
-#[test]
-fn sampling_repeats_with_its_seed() {
-    let folder = tempfile::tempdir().unwrap();
-    let tokens = write(&folder, "tokens.json", "[[5, 6, 7]]");
-    let draw = |extra: &[&str]| {
-        let model = model("olmo2-gqa");
-        let arguments = ["generate", "--model", text(&model), "--tokens", text(&tokens), "--json"];
-        json_of(arguments.iter().chain(["--ignore-eos"].iter()).chain(extra))["tokens"].clone()
-    };
-    let first = draw(&["--temperature", "1", "--seed", "1"]);
-    assert_eq!(first, draw(&["--temperature", "1", "--seed", "1"]));
-    assert_ne!(first, draw(&["--temperature", "1", "--seed", "2"]));
-    let greedy = draw(&[]);
-    assert_ne!(first, greedy);
-    assert_eq!(greedy, draw(&["--temperature", "0", "--top-p", "0.9", "--seed", "4"]));
-    assert_eq!(greedy, draw(&["--top-k", "1", "--seed", "3"]));
 }
 
 #[test]

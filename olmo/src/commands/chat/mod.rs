@@ -1,0 +1,192 @@
+//! `olmo chat`: a conversation with a model.
+
+mod conversation;
+mod line;
+
+use std::io::{self, BufRead as _, IsTerminal as _};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Args;
+use olmo_data::{ChatTemplate, SpecialTokens, Tokenizer};
+use olmo_hub::ModelFolder;
+
+use self::conversation::{Answer, Conversation, Rules};
+use self::line::Line;
+use crate::device::DeviceName;
+use crate::input::{self, ComputeDtype};
+use crate::interrupt::Interrupt;
+use crate::output;
+use crate::sampling::SamplingOptions;
+
+/// Talk with a model
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  olmo chat --model OLMo-2-0425-1B-Instruct --temperature 0.6 --top-p 0.95
+  olmo chat --model OLMo-2-0425-1B-Instruct --system \"Answer in one sentence.\"
+  echo \"What is the capital of France?\" | olmo chat --model OLMo-2-0425-1B-Instruct
+
+Each line is a message; a line that ends in \\ goes on in the next. Ctrl-C ends an answer.
+/help lists the commands, /exit ends the conversation.")]
+pub(crate) struct Chat {
+    /// Folder of the model
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// What the model is told before the conversation
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// Jinja template of the conversation, in place of the model's own
+    #[arg(long, value_name = "FILE")]
+    chat_template: Option<PathBuf>,
+    /// Tokens of an answer at most
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    max_new_tokens: usize,
+    /// Tokens of the whole conversation at most; the default is the model's context
+    #[arg(long, value_name = "N")]
+    context: Option<usize>,
+    #[command(flatten)]
+    sampling: SamplingOptions,
+    /// Say after each answer how many tokens were kept, run and new, on standard error
+    #[arg(long)]
+    verbose: bool,
+    /// What to compute in; bf16 halves the memory
+    #[arg(long, value_enum, default_value = "f32")]
+    dtype: ComputeDtype,
+}
+
+const HELP: &str = "/reset        begin anew
+/system TEXT  begin anew, with TEXT as what the model is told before
+/save FILE    write the conversation as a line of JSON, as training data has it
+/help         this
+/exit         end; so does the end of the input";
+
+impl Chat {
+    pub(crate) fn run(&self, device: DeviceName) -> Result<()> {
+        let sampling = self.sampling.sampling()?;
+        ensure!(self.max_new_tokens > 0, "--max-new-tokens is 0, expected at least 1");
+        ensure!(self.context != Some(0), "--context is 0, expected at least 1");
+        let folder = input::model_folder(&self.model)?;
+        let tokenizer = input::tokenizer(&folder)?.with_context(|| {
+            format!("a chat needs {}, which is not there", input::tokenizer_path(&folder).display())
+        })?;
+        let template = self.template(&folder)?;
+        let ends = ends(&folder, &tokenizer, &template)?;
+        let model = input::load(&folder, device, self.dtype)?;
+        let rules = Rules {
+            template,
+            tokenizer,
+            ends,
+            sampling,
+            max_new_tokens: self.max_new_tokens,
+            context: self.context.unwrap_or(usize::MAX).min(model.config().max_sequence_length),
+        };
+        let interrupt = Interrupt::listen()?;
+        let mut conversation = Conversation::new(&model, rules, self.system.clone());
+        let is_terminal = io::stdin().is_terminal();
+        if is_terminal {
+            output::line("/help lists the commands, /exit ends.")?;
+        }
+        while let Some(line) = next_line(is_terminal)? {
+            interrupt.clear();
+            match Line::parse(&line) {
+                Line::Empty => {}
+                Line::Exit => break,
+                Line::Help => output::line(HELP)?,
+                Line::Reset => conversation.reset(),
+                Line::System(text) => conversation.set_system(text),
+                Line::Save(path) => self.save(&conversation, Path::new(path))?,
+                Line::Wrong(complaint) => output::complain(&complaint),
+                Line::Message(text) => self.answer(&mut conversation, text, &interrupt)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn template(&self, folder: &ModelFolder) -> Result<ChatTemplate> {
+        let dir = folder.path();
+        if let Some(path) = &self.chat_template {
+            return Ok(ChatTemplate::from_file(path, dir)?);
+        }
+        ChatTemplate::from_folder(dir)?.with_context(|| {
+            format!(
+                "{} has no chat template, as base models have none: neither chat_template.jinja nor \
+                 one in tokenizer_config.json; give one with --chat-template FILE, or continue a \
+                 text with `olmo generate`",
+                dir.display()
+            )
+        })
+    }
+
+    fn answer(
+        &self,
+        conversation: &mut Conversation<'_>,
+        message: &str,
+        interrupt: &Interrupt,
+    ) -> Result<()> {
+        let start = Instant::now();
+        let answer = match conversation.answer(message, interrupt)? {
+            Ok(answer) => answer,
+            Err(refusal) => {
+                // The conversation is as it was before the message.
+                output::complain(&refusal);
+                return Ok(());
+            }
+        };
+        if self.verbose {
+            let Answer { n_kept, n_run, n_new } = answer;
+            let seconds = start.elapsed().as_secs_f64();
+            output::complain(&format!(
+                "{n_kept} tokens kept, {n_run} run, {n_new} new in {seconds:.1} s"
+            ));
+        }
+        Ok(())
+    }
+
+    fn save(&self, conversation: &Conversation<'_>, path: &Path) -> Result<()> {
+        // Whoever talks should not lose the conversation to a wrong path.
+        match conversation.save(path) {
+            Ok(()) => output::line(format!("saved {}", path.display()))?,
+            Err(error) => output::complain(&format!("{error:#}")),
+        }
+        Ok(())
+    }
+}
+
+/// The tokens that end an answer: those of the model, and the one that the template puts there.
+fn ends(folder: &ModelFolder, tokenizer: &Tokenizer, template: &ChatTemplate) -> Result<Vec<u32>> {
+    let mut ends = folder.special().eos_token_id.clone();
+    if let Some(&id) = tokenizer.encode(&template.end_of_answer()?)?.first()
+        && tokenizer.decode(&[id], SpecialTokens::Skip)?.is_empty()
+        && !ends.contains(&id)
+    {
+        ends.push(id);
+    }
+    Ok(ends)
+}
+
+/// The next message, of one line or of several that end in a backslash; `None` at the end.
+fn next_line(is_terminal: bool) -> Result<Option<String>> {
+    let mut message = String::new();
+    loop {
+        if is_terminal {
+            output::piece(if message.is_empty() { "> " } else { "… " })?;
+        }
+        let mut line = String::new();
+        let n = io::stdin().lock().read_line(&mut line).context("cannot read the message")?;
+        if n == 0 {
+            return Ok(Some(message).filter(|message| !message.is_empty()));
+        }
+        let line = line.trim_end_matches(['\n', '\r']);
+        match line.strip_suffix('\\') {
+            Some(part) => {
+                message.push_str(part);
+                message.push('\n');
+            }
+            None => {
+                message.push_str(line);
+                return Ok(Some(message));
+            }
+        }
+    }
+}
