@@ -16,6 +16,10 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Self {
+        Self::with_context(128)
+    }
+
+    fn with_context(max_sequence_length: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let documents = write(&folder, "docs.jsonl", json!({ "text": CORPUS }).to_string());
         let path = folder.path().join("tokenizer.json");
@@ -28,7 +32,8 @@ impl Fixture {
         let tokenizer = Tokenizer::from_file(&path).unwrap();
         assert_eq!(report["vocab_size"], tokenizer.vocab_size());
 
-        let config = presets::small_olmo2(16, 1, 2, 320);
+        let mut config = presets::small_olmo2(16, 1, 2, 320);
+        config.max_sequence_length = max_sequence_length;
         let wide = InitConfig::Normal { std: 0.5, cutoff: None, embedding_std: None };
         let model = Transformer::init(&config, &wide, 3, &Device::flex()).unwrap();
         let eos_token_id = vec![tokenizer.eos_id().unwrap()];
@@ -80,6 +85,87 @@ fn text_is_what_the_tokens_say_and_stops_where_asked() {
     // A stop text that begins but never ends holds nothing back for good.
     let unending = format!("{}\u{1}", generated.chars().last().unwrap());
     assert_eq!(stdout(run(&["--stop", &unending])), format!("{generated}\n"));
+}
+
+#[test]
+fn prompts_come_from_the_command_line_and_from_files() {
+    let fixture = Fixture::new();
+    let prompts = ["The quick", "naïve — 生活", "dog"];
+    let lines = json!(prompts[0]).to_string()
+        + "\n\n"
+        + &json!({ "prompt": prompts[1], "id": 5 }).to_string()
+        + "\n"
+        + &json!({ "text": prompts[2] }).to_string();
+    let jsonl = write(&fixture.folder, "prompts.jsonl", lines);
+    let plain = write(&fixture.folder, "prompts.txt", prompts.join("\n") + "\n");
+    let base =
+        ["generate", "--model", text(fixture.folder.path()), "--seed", "2", "--top-p", "0.9"];
+    let base = || base.iter().copied().chain(["--max-new-tokens", "9", "--stop-id", "7"]);
+    let run = |extra: &[&str]| {
+        let mut report = json_of(base().chain(extra.iter().copied()).chain(["--json"]));
+        report["seconds"].take();
+        report
+    };
+    let given = prompts.map(|prompt| ["--prompt", prompt]);
+    let expected = run(given.as_flattened());
+    assert_eq!(expected["text"].as_array().unwrap().len(), 3);
+    assert_eq!(run(&["--prompts", text(&jsonl)]), expected);
+    assert_eq!(run(&["--prompts", text(&plain), "--batch-size", "2"]), expected);
+    // Without --json, a text a line, whether as it comes or when it is there.
+    let texts: Vec<&str> =
+        expected["text"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    let texts = texts.join("\n") + "\n";
+    for batch_size in ["1", "3"] {
+        let extra = ["--prompts", text(&jsonl), "--batch-size", batch_size];
+        assert_eq!(stdout(base().chain(extra)), texts);
+    }
+    let bad = write(&fixture.folder, "bad.jsonl", "\"a\"\n{\"question\": \"b\"}");
+    let assert = olmo(base().chain(["--prompts", text(&bad)])).assert().code(2);
+    let message = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
+    assert!(
+        message.contains("line 2 of") && message.contains("\"prompt\" or \"text\""),
+        "{message}"
+    );
+}
+
+/// Beams as text: without the end token, and the best one on the terminal.
+#[test]
+fn beams_have_text() {
+    let fixture = Fixture::new();
+    let extra = ["--beams", "3", "--max-new-tokens", "6", "--length-penalty", "1"];
+    let report = json_of(fixture.arguments(&extra).into_iter().chain(["--json".to_owned()]));
+    let beams = report["beams"][0].as_array().unwrap();
+    for beam in beams {
+        assert_eq!(beam["text"], fixture.decode(&beam["tokens"]));
+    }
+    assert_eq!((beams.len(), &beams[0]["text"]), (3, &report["text"][0]));
+    let shown = stdout(fixture.arguments(&extra));
+    assert_eq!(shown, format!("{}\n", report["text"][0].as_str().unwrap()));
+}
+
+#[test]
+#[cfg(unix)]
+fn ctrl_c_ends_the_text() {
+    use std::io::Read as _;
+    use std::process::{Command, Stdio};
+    let fixture = Fixture::with_context(200_000);
+    let extra = ["--ignore-eos", "--max-new-tokens", "199000", "--top-p", "0.99"];
+    let mut child = Command::new(env!("CARGO_BIN_EXE_olmo"))
+        .args(fixture.arguments(&extra))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Once text comes, it is asked to stop.
+    let mut first = [0; 20];
+    child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(interrupt.success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let text = [&first[..], &output.stdout].concat();
+    assert!(text.ends_with(b"\n") && String::from_utf8(text).is_ok());
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "stopping; once more to stop at once\n");
 }
 
 #[test]

@@ -40,11 +40,11 @@ pub(super) struct Conversation<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Answer {
     /// Those of the conversation that were in the cache.
-    pub(super) n_kept: usize,
+    pub(super) kept: usize,
     /// Those of the conversation that were not.
-    pub(super) n_run: usize,
+    pub(super) run: usize,
     /// Those of the answer.
-    pub(super) n_new: usize,
+    pub(super) new: usize,
 }
 
 impl<'a> Conversation<'a> {
@@ -81,21 +81,17 @@ impl<'a> Conversation<'a> {
             }
         };
         let (model, rules) = (self.model, &self.rules);
-        let (mut generator, n_kept) = match self.generator.take() {
-            Some(mut generator) => {
-                let n_kept = generator.go_on_from(&tokens)?;
-                (generator, n_kept)
-            }
-            None => {
-                let sampling = rules.sampling.clone();
-                (model.generate_up_to(&tokens, sampling, rules.context)?, 0)
-            }
+        let (mut generator, kept) = if let Some(mut generator) = self.generator.take() {
+            let kept = generator.go_on_from(&tokens)?;
+            (generator, kept)
+        } else {
+            (model.generate_up_to(&tokens, rules.sampling.clone(), rules.context)?, 0)
         };
         let mut text = TextStream::new(rules.tokenizer.clone(), Vec::new());
-        let mut n_new = 0;
+        let mut new = 0;
         for token in generator.by_ref().take(rules.max_new_tokens) {
             let token = token?;
-            n_new += 1;
+            new += 1;
             if rules.ends.contains(&token) || interrupt.is_asked() {
                 break;
             }
@@ -104,7 +100,7 @@ impl<'a> Conversation<'a> {
         output::line(text.finish()?)?;
         self.generator = Some(generator);
         self.messages.push(Message::new("assistant", text.text()));
-        Ok(Ok(Answer { n_kept, n_run: tokens.len() - n_kept, n_new }))
+        Ok(Ok(Answer { kept, run: tokens.len() - kept, new }))
     }
 
     /// Writes the conversation as one line of JSONL, as training data has it.

@@ -37,8 +37,8 @@ pub(crate) struct Chat {
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
     /// Jinja template of the conversation, in place of the model's own
-    #[arg(long, value_name = "FILE")]
-    chat_template: Option<PathBuf>,
+    #[arg(long = "chat-template", value_name = "FILE")]
+    template: Option<PathBuf>,
     /// Tokens of an answer at most
     #[arg(long, value_name = "N", default_value_t = 1024)]
     max_new_tokens: usize,
@@ -95,7 +95,7 @@ impl Chat {
                 Line::Help => output::line(HELP)?,
                 Line::Reset => conversation.reset(),
                 Line::System(text) => conversation.set_system(text),
-                Line::Save(path) => self.save(&conversation, Path::new(path))?,
+                Line::Save(path) => save(&conversation, Path::new(path))?,
                 Line::Wrong(complaint) => output::complain(&complaint),
                 Line::Message(text) => self.answer(&mut conversation, text, &interrupt)?,
             }
@@ -105,7 +105,7 @@ impl Chat {
 
     fn template(&self, folder: &ModelFolder) -> Result<ChatTemplate> {
         let dir = folder.path();
-        if let Some(path) = &self.chat_template {
+        if let Some(path) = &self.template {
             return Ok(ChatTemplate::from_file(path, dir)?);
         }
         ChatTemplate::from_folder(dir)?.with_context(|| {
@@ -134,29 +134,31 @@ impl Chat {
             }
         };
         if self.verbose {
-            let Answer { n_kept, n_run, n_new } = answer;
+            let Answer { kept, run, new } = answer;
             let seconds = start.elapsed().as_secs_f64();
             output::complain(&format!(
-                "{n_kept} tokens kept, {n_run} run, {n_new} new in {seconds:.1} s"
+                "{kept} tokens kept, {run} run, {new} new in {seconds:.1} s"
             ));
-        }
-        Ok(())
-    }
-
-    fn save(&self, conversation: &Conversation<'_>, path: &Path) -> Result<()> {
-        // Whoever talks should not lose the conversation to a wrong path.
-        match conversation.save(path) {
-            Ok(()) => output::line(format!("saved {}", path.display()))?,
-            Err(error) => output::complain(&format!("{error:#}")),
         }
         Ok(())
     }
 }
 
+/// Whoever talks should not lose the conversation to a wrong path.
+fn save(conversation: &Conversation<'_>, path: &Path) -> Result<()> {
+    match conversation.save(path) {
+        Ok(()) => output::line(format!("saved {}", path.display()))?,
+        Err(error) => output::complain(&format!("{error:#}")),
+    }
+    Ok(())
+}
+
 /// The tokens that end an answer: those of the model, and the one that the template puts there.
 fn ends(folder: &ModelFolder, tokenizer: &Tokenizer, template: &ChatTemplate) -> Result<Vec<u32>> {
     let mut ends = folder.special().eos_token_id.clone();
-    if let Some(&id) = tokenizer.encode(&template.end_of_answer()?)?.first()
+    // A template that objects to the question asked here may like those that come.
+    let end = template.end_of_answer().unwrap_or_default();
+    if let Some(&id) = tokenizer.encode(&end)?.first()
         && tokenizer.decode(&[id], SpecialTokens::Skip)?.is_empty()
         && !ends.contains(&id)
     {
@@ -178,15 +180,11 @@ fn next_line(is_terminal: bool) -> Result<Option<String>> {
             return Ok(Some(message).filter(|message| !message.is_empty()));
         }
         let line = line.trim_end_matches(['\n', '\r']);
-        match line.strip_suffix('\\') {
-            Some(part) => {
-                message.push_str(part);
-                message.push('\n');
-            }
-            None => {
-                message.push_str(line);
-                return Ok(Some(message));
-            }
-        }
+        let Some(part) = line.strip_suffix('\\') else {
+            message.push_str(line);
+            return Ok(Some(message));
+        };
+        message.push_str(part);
+        message.push('\n');
     }
 }

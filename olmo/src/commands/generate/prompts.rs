@@ -19,8 +19,8 @@ pub(super) struct Prompts {
     prompt: Vec<String>,
     /// Texts to continue: JSONL of strings or of objects with "prompt" or "text"; in a file of
     /// another name than *.jsonl, one a line
-    #[arg(long, value_name = "FILE")]
-    prompts: Option<PathBuf>,
+    #[arg(long = "prompts", value_name = "FILE")]
+    file: Option<PathBuf>,
     /// JSON [[ids], …]: rows to continue
     #[arg(long, value_name = "FILE")]
     tokens: Option<PathBuf>,
@@ -34,7 +34,7 @@ impl Prompts {
         tokenizer: Option<&Tokenizer>,
     ) -> Result<Vec<Vec<u32>>> {
         let config = folder.model_config();
-        let rows = match (&self.tokens, &self.prompts) {
+        let rows = match (&self.tokens, &self.file) {
             (Some(path), _) => input::token_rows(path, config.vocab_size)?,
             (None, Some(path)) => encoded(&read(path)?, folder, tokenizer)?,
             (None, None) => encoded(&self.prompt, folder, tokenizer)?,
