@@ -147,3 +147,18 @@ fn going_on_keeps_what_is_common() {
     assert!(text.go_on_from(&[]).is_err() && text.go_on_from(&[9999]).is_err());
     assert_eq!(text.tokens(), before);
 }
+
+/// Layers with a window hold too little to go back far: then all is run again.
+#[test]
+fn going_back_behind_the_window_starts_afresh() {
+    let model = Transformer::init(&olmo3(), &wide(), 1, &Device::flex()).expect("a sound model");
+    let mut text = model.generate(&[3, 1, 4], Sampling::greedy()).expect("sound");
+    text.by_ref().take(45).for_each(|token| assert!(token.is_ok()));
+    let longer = [text.tokens(), &[7]].concat();
+    let cut = [&longer[..10], &[8, 9]].concat();
+    for (tokens, kept) in [(&longer, 47), (&cut, 0)] {
+        assert_eq!(text.go_on_from(tokens), Ok(kept));
+        let fresh = model.generate(tokens, Sampling::greedy()).expect("sound").take(8);
+        assert!(text.by_ref().take(8).eq(fresh), "{kept}");
+    }
+}
