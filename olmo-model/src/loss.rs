@@ -27,7 +27,7 @@ pub struct Labels {
 pub struct LossSums(Tensor<1>);
 
 /// Sums over the labelled tokens of a batch, in nats.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct LossValues {
     /// `cross_entropy + z_loss * squared_lse`, and the routers' losses by their weights: what the
     /// gradient is of.
@@ -40,6 +40,8 @@ pub struct LossValues {
     pub load_balancing: f64,
     /// Z-losses of the routers, likewise.
     pub router_z: f64,
+    /// How many tokens each expert has, for each layer, in the order in which layers were added.
+    pub expert_tokens: Vec<Vec<u64>>,
 }
 
 impl Labels {
@@ -96,6 +98,17 @@ impl LossValues {
         self.objective += weights.load_balancing * load_balancing + weights.z * z;
         self.load_balancing += load_balancing;
         self.router_z += z;
+        self.expert_tokens.extend(losses.expert_tokens);
+    }
+
+    /// Tokens of the busiest expert over those of the mean one, in the layer where that is most;
+    /// `None` without experts.
+    pub fn load_imbalance(&self) -> Option<f64> {
+        let of_layer = |tokens: &Vec<u64>| {
+            let (most, all) = (tokens.iter().max()?, tokens.iter().sum::<u64>());
+            Some(*most as f64 * tokens.len() as f64 / all as f64)
+        };
+        self.expert_tokens.iter().filter_map(of_layer).reduce(f64::max)
     }
 }
 
@@ -106,6 +119,15 @@ impl std::ops::AddAssign for LossValues {
         self.squared_lse += other.squared_lse;
         self.load_balancing += other.load_balancing;
         self.router_z += other.router_z;
+        if self.expert_tokens.is_empty() {
+            self.expert_tokens = other.expert_tokens;
+            return;
+        }
+        for (sums, layer) in self.expert_tokens.iter_mut().zip(other.expert_tokens) {
+            for (sum, tokens) in sums.iter_mut().zip(layer) {
+                *sum += tokens;
+            }
+        }
     }
 }
 

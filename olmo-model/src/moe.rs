@@ -42,6 +42,8 @@ pub struct RouterLosses {
     pub load_balancing: Tensor<1>,
     /// `logsumexp(logits)²`, summed over tokens.
     pub z: Tensor<1>,
+    /// How many tokens each expert has, for each layer.
+    pub expert_tokens: Vec<Vec<u64>>,
 }
 
 /// The factors of the routers' losses in the objective; zero for none.
@@ -176,15 +178,20 @@ impl Routing {
         let counts = Tensor::<2>::from_data(TensorData::new(counts, [1, n_experts]), &device);
         let mean = self.probabilities.clone().mean_dim(0);
         let load_balancing = (counts * mean).sum() * (n_experts as f64 / top_k as f64);
-        RouterLosses { load_balancing, z: (self.lse.clone() * self.lse.clone()).sum() }
+        let z = (self.lse.clone() * self.lse.clone()).sum();
+        let of_layer = self.chosen.counts.iter().map(|&count| count as u64).collect();
+        RouterLosses { load_balancing, z, expert_tokens: vec![of_layer] }
     }
 }
 
 impl RouterLosses {
     /// The sums of two layers.
     #[must_use]
-    pub fn plus(self, other: Self) -> Self {
-        Self { load_balancing: self.load_balancing + other.load_balancing, z: self.z + other.z }
+    pub fn plus(mut self, other: Self) -> Self {
+        self.expert_tokens.extend(other.expert_tokens);
+        self.load_balancing = self.load_balancing + other.load_balancing;
+        self.z = self.z + other.z;
+        self
     }
 
     /// What is added to the summed loss of a model of `n_layers`, `[1]`.

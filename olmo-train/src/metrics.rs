@@ -34,6 +34,9 @@ pub struct StepMetrics {
     /// The z-loss of all routers, likewise.
     #[serde(rename = "train/router Z loss", skip_serializing_if = "Option::is_none", default)]
     pub router_z_loss: Option<f64>,
+    /// Tokens of the busiest expert over those of the mean one, in the layer where that is most.
+    #[serde(rename = "train/load imbalance", skip_serializing_if = "Option::is_none", default)]
+    pub load_imbalance: Option<f64>,
     /// Norm of all gradients together, before they are clipped.
     #[serde(rename = "optim/total_grad_norm")]
     pub total_grad_norm: f64,
@@ -116,6 +119,7 @@ mod tests {
             z_loss: None,
             load_balancing_loss: None,
             router_z_loss: None,
+            load_imbalance: None,
             total_grad_norm: 2.0,
             clip_coefficient: 0.5,
             learning_rate: 1e-3,

@@ -205,6 +205,7 @@ impl Trainer {
             z_loss: (z_loss > 0.0).then(|| z_loss * losses.squared_lse / n_labels),
             load_balancing_loss: of_routers(routers.load_balancing, losses.load_balancing),
             router_z_loss: of_routers(routers.z, losses.router_z),
+            load_imbalance: losses.load_imbalance(),
             total_grad_norm,
             clip_coefficient,
             learning_rate: lr,

@@ -5,6 +5,7 @@ use burn::tensor::{Device, FloatDType, Int, Tensor};
 use super::layers::{model_with, name};
 use super::{Differences, Vectors, key, model_config};
 use crate::block::BlockFeedForward;
+use crate::config::FeedForwardConfig;
 use crate::moe::MixtureOfExperts;
 use crate::{Labels, RouterWeights, Transformer, walk};
 
@@ -126,6 +127,13 @@ fn compare(
         n += 1;
     });
     assert_eq!(n, model.config().parameters().len(), "{name}: a gradient is missing");
+    if let FeedForwardConfig::Experts { top_k, n_experts, .. } = model.config().feed_forward {
+        // Each of 32 tokens is somewhere top_k times in every layer.
+        let sums: Vec<u64> = values.expert_tokens.iter().map(|layer| layer.iter().sum()).collect();
+        assert_eq!(sums, vec![32 * top_k as u64; n_layers]);
+        let imbalance = values.load_imbalance().expect("there are experts");
+        assert!(imbalance > 1.0 && imbalance <= n_experts as f64, "{imbalance}");
+    }
 }
 
 const PREFIX: &str = "blocks.0.feed_forward.";

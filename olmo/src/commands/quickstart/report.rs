@@ -102,6 +102,7 @@ mod tests {
             z_loss: None,
             load_balancing_loss: None,
             router_z_loss: None,
+            load_imbalance: None,
             total_grad_norm: 1.0,
             clip_coefficient: 1.0,
             learning_rate: 1e-3,
