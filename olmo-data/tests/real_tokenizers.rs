@@ -2,12 +2,15 @@
 //! checkout.
 //!
 //! Expected ids are those of the models' own tests in Hugging Face's transformers; checksums of token
-//! files are made by `scripts/golden/dolma_tokens.py`.
+//! files are made by `scripts/golden/dolma_tokens.py`, ids of conversations by `scripts/golden/chat.py`.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use olmo_data::{BadRows, Corpus, SpecialTokens, TokenDtype, TokenStream, Tokenize, Tokenizer};
+use olmo_data::{
+    BadRows, ChatTemplate, Corpus, Message, SpecialTokens, TokenDtype, TokenStream, Tokenize,
+    Tokenizer,
+};
 
 /// A file of the shared data. Says by name what was skipped where it is not there.
 #[expect(clippy::print_stdout, reason = "a test that is skipped says so")]
@@ -104,4 +107,34 @@ fn token_files_of_real_documents_are_dolmas() {
         let found = crc32fast::hash(bounds.as_bytes());
         assert_eq!(Some(found.into()), case["bounds_crc32"].as_u64(), "{case}");
     }
+}
+
+/// Conversations in the templates of OLMo 2 and OLMo 3, as the ids that transformers gives them.
+#[test]
+fn conversations() {
+    let Some(tokenizer) = tokenizer("conversations", "allenai_dolma2.json") else { return };
+    let golden = |name: &str| -> serde_json::Value {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/chat");
+        serde_json::from_slice(&std::fs::read(folder.join(name)).expect(name)).expect(name)
+    };
+    let (templates, encoded) = (golden("templates.json"), golden("dolma2.json"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = templates["special_tokens"].to_string();
+    std::fs::write(folder.path().join("tokenizer_config.json"), config).expect("written");
+    let mut n_compared = 0;
+    for row in encoded.as_array().expect("a list") {
+        let case = &templates["cases"][row["case"].as_u64().expect("an index") as usize];
+        let source = &templates["templates"][case["template"].as_str().expect("a name")];
+        let path = folder.path().join("chat_template.jinja");
+        std::fs::write(path, source.as_str().expect("a text")).expect("written");
+        let template = ChatTemplate::from_folder(folder.path()).expect("sound").expect("there");
+        let messages: Vec<Message> =
+            serde_json::from_value(case["messages"].clone()).expect("messages");
+        let prompt = case["add_generation_prompt"].as_bool().expect("a truth value");
+        let text = template.render(&messages, prompt).expect("rendered");
+        let expected: Vec<u32> = serde_json::from_value(row["ids"].clone()).expect("ids");
+        assert_eq!(tokenizer.encode(&text).expect("encoded"), expected, "{text}");
+        n_compared += 1;
+    }
+    assert!(n_compared > 20, "{n_compared}");
 }

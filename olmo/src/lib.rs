@@ -51,10 +51,10 @@ pub use olmo_train as train;
 pub mod prelude {
     pub use burn::tensor::Device;
     pub use olmo_data::{
-        Corpus, DataLoader, DataLoaderConfig, SpecialTokens, TokenDataset, TokenDtype, TokenStream,
-        Tokenizer,
+        ChatTemplate, Corpus, DataLoader, DataLoaderConfig, Message, SpecialTokens, TextStream,
+        TokenDataset, TokenDtype, TokenStream, Tokenizer,
     };
     pub use olmo_eval::{FirstToken, Perplexity, PerplexityEval, TokenizedDocument};
     pub use olmo_hub::ModelFolder;
-    pub use olmo_model::{ModelConfig, Sampling, Transformer, presets};
+    pub use olmo_model::{BeamSearch, ModelConfig, Sampling, Transformer, presets};
 }

@@ -5,6 +5,8 @@ tulu form of OLMo 2 Instruct, whose tags are plain text and whose text begins wi
 of OLMo 3, with a default system message and tools. A third exercises what templates in the wild use: Python's string
 methods, namespaces, loop controls, tojson, slices, raise_exception. Writes chat/templates.json: `templates` by name,
 the special tokens, and `cases`: template, messages, add_generation_prompt, and `text`, or `error` where it raises.
+Where the tokenizer of OLMo 2 and 3 is at hand (../shared/data/tokenizers), also chat/dolma2.json: for the cases of the
+first two templates that have a text, `ids` by apply_chat_template, each with the index of its case.
 
 Usage: python scripts/golden/chat.py
 """
@@ -12,8 +14,9 @@ Usage: python scripts/golden/chat.py
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from common import record, write_json
+from common import ROOT, record, write_json
 
+DOLMA2 = ROOT.parent / "shared/data/tokenizers/allenai_dolma2.json"
 SPECIAL = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|pad|>"}
 
 TULU = """{{ bos_token }}
@@ -116,6 +119,18 @@ def main() -> None:
     print(f"{len(cases)} cases, errors: {errors}")
     path = write_json("chat/templates.json", {"templates": TEMPLATES, "special_tokens": SPECIAL, "cases": cases})
     record(path, __file__, ["tokenizers", "transformers"], None, "exact")
+
+    if not DOLMA2.exists():
+        print(f"no {DOLMA2}: chat/dolma2.json stays as it is")
+        return
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(DOLMA2), **SPECIAL)
+    encoded = []
+    for i, case in enumerate(cases):
+        if case["template"] != "wild" and "text" in case:
+            options = {"chat_template": TEMPLATES[case["template"]], "add_generation_prompt": case["add_generation_prompt"]}
+            ids = tokenizer.apply_chat_template(case["messages"], **options, tokenize=True, return_dict=False)
+            encoded.append({"case": i, "ids": ids})
+    record(write_json("chat/dolma2.json", encoded), __file__, ["tokenizers", "transformers"], None, "exact")
 
 
 if __name__ == "__main__":

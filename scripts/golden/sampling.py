@@ -42,7 +42,7 @@ def main() -> None:
     print(f"{len(cases)} cases, {min(sizes)} to {max(sizes)} tokens left, {len(set(sizes))} different numbers")
     value = {"logits": [row.tolist() for row in logits], "tokens": [row.tolist() for row in tokens], "cases": cases}
     path = write_json("sampling/filters.json", value)
-    record(path, __file__, ["torch", "transformers"], SEED, "same tokens, probabilities relative 1e-5")
+    record(path, __file__, ["torch", "transformers"], SEED, "same tokens, probabilities relative 3e-6")
 
 
 def distribution(model, tokens, logits, given: dict) -> torch.Tensor:
