@@ -33,9 +33,17 @@ pub enum Error {
         /// The place and the reason.
         source: serde_json::Error,
     },
+    /// A file that should be YAML is not, or lacks what it must have.
+    #[error("{} is not the YAML that was expected: {message}", path.display())]
+    Yaml {
+        /// The file.
+        path: PathBuf,
+        /// The place and the reason.
+        message: String,
+    },
     /// The configuration is of a model that this version does not know.
     #[error(
-        "{} has model_type {found}, supported are olmo, olmo2, olmo3 and olmoe{note}",
+        "{} has model_type {found}, supported are olmo, olmo2, olmo3, olmoe and hf_olmo{note}",
         path.display()
     )]
     ModelType {
@@ -144,6 +152,24 @@ pub enum Error {
         /// Bytes by shape and dtype.
         expected: usize,
     },
+    /// Something is already where a new folder was to be written.
+    #[error("{} is there and not empty, expected a new folder", path.display())]
+    Exists {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Two folders that should hold the same model do not.
+    #[error("{} holds another model:{problems}", path.display())]
+    OtherModel {
+        /// The second folder.
+        path: PathBuf,
+        /// Every parameter that is only in one, or of another shape.
+        problems: Problems<FieldProblem>,
+    },
+    /// The Hub, or the way to it.
+    #[cfg(feature = "net")]
+    #[error(transparent)]
+    Hub(#[from] crate::hub::HubError),
     /// The model could not be built.
     #[error("{}: {source}", path.display())]
     Model {
@@ -202,10 +228,10 @@ impl fmt::Display for FieldProblem {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FolderProblem {
-    /// Neither `model.safetensors` nor its index is there.
+    /// No file of weights is there.
     #[error(
-        "neither model.safetensors nor model.safetensors.index.json is there; other formats, such \
-         as pytorch_model.bin, are not read"
+        "there are no weights: neither model.safetensors nor its index, and neither model.pt nor \
+         pytorch_model.bin nor its index"
     )]
     NoTensors,
     /// The index names a file that is not there.
@@ -219,6 +245,14 @@ pub enum FolderProblem {
     EscapingFile {
         /// The name.
         file: String,
+    },
+    /// A file is a link that leads out of the folder.
+    #[error("{file} is a link out of the folder, to {target}; copy or move the file itself there")]
+    Link {
+        /// The file.
+        file: String,
+        /// Where it leads.
+        target: String,
     },
     /// A file cannot be read.
     #[error("{file}: {problem}")]

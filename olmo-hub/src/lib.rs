@@ -6,28 +6,43 @@
 //!
 //! - [`config_json`]: `config.json` and [`ModelConfig`](olmo_model::ModelConfig)
 //! - [`keys`]: the names of a tensor here and there
+//! - [`layout`]: which of a checkpoint's tensors a parameter is, or is a part of
 //! - [`mod@read`] and [`mod@write`]: model folders
+//! - [`mod@convert`] and [`mod@verify`]: a folder in another form; whether one is sound
 //! - [`tensor_file`]: any named tensors, for optimizer state
 //! - [`atomic`]: files and folders that are there whole or not at all
 
 pub mod atomic;
 pub mod config_json;
+pub mod convert;
 pub mod dtype;
 pub mod error;
 pub mod family;
 mod header;
+#[cfg(feature = "net")]
+pub mod hub;
 pub mod keys;
+pub mod layout;
+mod pickle;
+mod pickled_keys;
+mod plan;
 pub mod read;
 mod shards;
 pub mod tensor_file;
+mod torch_file;
 mod values;
+pub mod verify;
 pub mod write;
+mod zip;
 
 pub use atomic::{AtomicFile, clean_leftovers, write_atomic, write_dir_atomic};
 pub use config_json::{HfConfig, Special};
+pub use convert::{Conversion, Form, convert};
 pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use family::Family;
+pub use layout::Layout;
 pub use read::ModelFolder;
 pub use tensor_file::{TensorFile, TensorSpec, write_tensors};
+pub use verify::{Comparison, TensorDifference, Verification, compare, verify};
 pub use write::{HfExport, copy_tokenizer, save};

@@ -1,9 +1,17 @@
-//! A Hugging Face model folder as a [`Transformer`].
+//! A folder with a model as a [`Transformer`], in every form that OLMo is published in.
+//! Names may also be OLMo-core's, in any of the files.
 //!
-//! Opening reads `config.json` and the headers, and checks every name, shape and dtype; loading
+//! | configuration | weights |
+//! |---|---|
+//! | `config.json` of transformers | `model.safetensors`, also in shards, or `pytorch_model.bin` |
+//! | `config.json` of type `hf_olmo` | the same files, with ai2-olmo's names |
+//! | `config.yaml` of ai2-olmo's trainer | `model.pt`, or `model.safetensors` with pickled names |
+//!
+//! Opening reads the configuration and the headers, and checks every name, shape and dtype; loading
 //! then reads tensor by tensor straight into the model's own buffers, in whatever dtype is asked
 //! for. Beyond the model, a load holds one tensor.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,17 +19,13 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, TensorData};
 use olmo_model::{ModelConfig, Parameter, Transformer};
 
-use crate::config_json::{HfConfig, Special};
+use crate::config_json::{HfConfig, Special, mended};
 use crate::dtype::Dtype;
-use crate::error::{Error, FolderProblem, Problems, Result};
-use crate::family::Family;
+use crate::error::{BadValue, Error, FolderProblem, Problems, Result};
 use crate::keys::is_buffer;
+use crate::layout::{Layout, Place};
 use crate::shards::Shards;
 use crate::values::{ReadError, Stored};
-
-/// The output projection, which files of models with tied weights may hold once more.
-const OUTPUT: &str = "lm_head.weight";
-const EMBEDDING: &str = "model.embed_tokens.weight";
 
 /// Elements of the two that are compared at a time.
 const COMPARED: usize = 1 << 20;
@@ -33,30 +37,49 @@ pub struct ModelFolder {
     config: HfConfig,
     special: Special,
     shards: Shards,
+    layout: Layout,
+    notes: Vec<String>,
 }
 
 impl ModelFolder {
-    /// Opens a folder as transformers' `save_pretrained` writes it: `config.json` beside
-    /// `model.safetensors`, or beside an index and its files.
+    /// Opens a folder with a model in one of the forms above.
     ///
     /// # Errors
     ///
     /// [`Error::Folder`] with everything at once: files that are missing, damaged or cut short,
-    /// tensors missing, left over, there twice, or of another shape or dtype than `config.json`
-    /// asks for. What [`HfConfig::read`] returns, and [`Error::Io`].
+    /// tensors missing, left over, there twice, or of another shape or dtype than the
+    /// configuration asks for. What [`HfConfig::read`] and [`HfConfig::read_yaml`] return, and
+    /// [`Error::Io`].
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
-        let dir = dir.as_ref();
-        let config = HfConfig::read(&dir.join("config.json"))?;
-        let special = read_special(dir, &config.special)?;
         let mut problems = Vec::new();
-        let shards = Shards::open(dir, &mut problems)?;
+        let folder = Self::examine(dir.as_ref(), &mut problems)?;
+        if problems.is_empty() {
+            return Ok(folder);
+        }
+        Err(Error::Folder { path: folder.dir, problems: Problems(problems) })
+    }
+
+    /// Opens a folder as far as it can be; what is wrong with its weights is added to `problems`.
+    pub(crate) fn examine(dir: &Path, problems: &mut Vec<FolderProblem>) -> Result<Self> {
+        let config_path = config_path(dir);
+        let config = read_config(&config_path)?;
+        let special = read_special(dir, &config.special)?;
+        let notes = mended(&config_path)?;
+        let shards = Shards::open(dir, problems)?;
+        let layout = Layout::of(|name| shards.get(name).is_some());
         if !problems.contains(&FolderProblem::NoTensors) {
-            check_tensors(&shards, &config, &mut problems);
+            check_tensors(&shards, &config, layout, problems);
         }
-        if !problems.is_empty() {
-            return Err(Error::Folder { path: dir.to_owned(), problems: Problems(problems) });
-        }
-        Ok(Self { dir: dir.to_owned(), config, special, shards })
+        Ok(Self { dir: dir.to_owned(), config, special, shards, layout, notes })
+    }
+
+    /// The configuration of a folder, without looking at its weights.
+    ///
+    /// # Errors
+    ///
+    /// What [`HfConfig::read`] and [`HfConfig::read_yaml`] return.
+    pub fn read_config(dir: impl AsRef<Path>) -> Result<HfConfig> {
+        read_config(&config_path(dir.as_ref()))
     }
 
     /// The folder.
@@ -74,6 +97,16 @@ impl ModelFolder {
         &self.config.model
     }
 
+    /// How the weights are named and fused.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// What the configuration says that is known to be wrong, and was read as it was meant.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
     /// The special tokens: those of `generation_config.json`, where it names any, before those
     /// of `config.json`. Instruct models end their answers by the former.
     pub fn special(&self) -> &Special {
@@ -87,7 +120,9 @@ impl ModelFolder {
 
     /// The dtype of the weights in the files, the widest where they differ: f32 for any mixture.
     pub fn stored_dtype(&self) -> Dtype {
-        let mut dtypes = self.names().filter_map(|name| Some(self.stored(&name).ok()?.dtype));
+        let parameters = self.config.model.parameters();
+        let mut dtypes =
+            parameters.iter().filter_map(|parameter| Some(self.stored(parameter).ok()?.dtype));
         let first = dtypes.next().unwrap_or(Dtype::F32);
         if dtypes.all(|dtype| dtype == first) { first } else { Dtype::F32 }
     }
@@ -117,24 +152,44 @@ impl ModelFolder {
     ///
     /// [`Error::NoTensor`], [`Error::Value`] or [`Error::Io`].
     pub fn read(&self, parameter: &Parameter, dtype: Dtype) -> Result<TensorData> {
-        let Some(name) = self.family().hf_name(&parameter.path) else {
-            return Err(self.no_tensor(&parameter.path));
-        };
-        let stored = self.stored(&name)?;
-        stored.tensor(&parameter.shape, dtype).map_err(|error| self.read_error(&name, error))
+        let stored = self.stored(parameter)?;
+        stored.tensor(&parameter.shape, dtype).map_err(|error| self.read_error(parameter, error))
     }
 
-    fn family(&self) -> Family {
-        self.config.family
+    /// `n_elements` of a parameter's values from element `first` on, in single precision, row-major
+    /// and not checked to be finite; a part of a parameter that is larger than memory.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoTensor`] and [`Error::Io`].
+    ///
+    /// # Panics
+    ///
+    /// Panics where the range is past the end of the parameter.
+    pub fn values(
+        &self,
+        parameter: &Parameter,
+        first: usize,
+        n_elements: usize,
+    ) -> Result<Vec<f32>> {
+        assert!(first + n_elements <= parameter.n_elements(), "a range of the parameter");
+        let part = self.stored(parameter)?.part(first, n_elements);
+        part.any_f32().map_err(|error| self.read_error(parameter, error))
     }
 
-    /// Names in the files of the model's parameters.
-    fn names(&self) -> impl Iterator<Item = String> {
-        let parameters = self.config.model.parameters().into_iter();
-        parameters.filter_map(|parameter| self.family().hf_name(&parameter.path))
+    /// Where a parameter is.
+    pub(crate) fn stored(&self, parameter: &Parameter) -> Result<Stored<'_>> {
+        let place = self.layout.place(self.config.family, &self.config.model, parameter);
+        let place = place.ok_or_else(|| self.no_tensor(&parameter.path))?;
+        let whole = self.stored_tensor(&place.name)?;
+        // A folder that was only examined may have tensors of other shapes.
+        if place.first + parameter.n_elements() > whole.n_elements {
+            return Err(self.no_tensor(&place.name));
+        }
+        Ok(whole.part(place.first, parameter.n_elements()))
     }
 
-    fn stored(&self, name: &str) -> Result<Stored<'_>> {
+    fn stored_tensor(&self, name: &str) -> Result<Stored<'_>> {
         let (file, entry) = self.shards.get(name).ok_or_else(|| self.no_tensor(name))?;
         let dtype = Dtype::from_safetensors_name(&entry.dtype);
         let dtype = dtype.ok_or_else(|| Error::TensorDtype {
@@ -147,22 +202,25 @@ impl ModelFolder {
     }
 
     /// With tied weights, an output projection in the file must be the embedding.
-    fn check_tied_output(&self) -> Result<()> {
-        if !self.config.model.weight_tying || self.shards.get(OUTPUT).is_none() {
+    pub(crate) fn check_tied_output(&self) -> Result<()> {
+        let [output_name, embedding_name] = self.layout.ends();
+        if !self.config.model.weight_tying || self.shards.get(output_name).is_none() {
             return Ok(());
         }
-        let (output, embedding) = (self.stored(OUTPUT)?, self.stored(EMBEDDING)?);
+        let output = self.stored_tensor(output_name)?;
+        let embedding = self.stored_tensor(embedding_name)?;
         let differ_at = |index| {
-            let (path, tensor) = (self.file_of(OUTPUT), OUTPUT.to_owned());
+            let (path, tensor) = (self.file_of(output_name), output_name.to_owned());
             Err(Error::TiedHead { path, tensor, index })
         };
         let n_elements = output.n_elements.min(embedding.n_elements);
         for first in (0..n_elements).step_by(COMPARED) {
             let values = |stored: Stored<'_>, name: &str| {
                 let part = stored.part(first, COMPARED.min(n_elements - first));
-                part.any_f32().map_err(|error| self.read_error(name, error))
+                part.any_f32().map_err(|error| self.tensor_error(name, error))
             };
-            let (output, embedding) = (values(output, OUTPUT)?, values(embedding, EMBEDDING)?);
+            let output = values(output, output_name)?;
+            let embedding = values(embedding, embedding_name)?;
             let differ = |(a, b): (&f32, &f32)| a.to_bits() != b.to_bits();
             if let Some(index) = output.iter().zip(&embedding).position(differ) {
                 return differ_at(first + index);
@@ -179,7 +237,20 @@ impl ModelFolder {
         Error::NoTensor { path: self.dir.clone(), name: name.to_owned() }
     }
 
-    fn read_error(&self, name: &str, error: ReadError) -> Error {
+    pub(crate) fn read_error(&self, parameter: &Parameter, error: ReadError) -> Error {
+        let place = self.layout.place(self.config.family, &self.config.model, parameter);
+        match (place, error) {
+            // The value's place in the tensor of the file, which may hold several parameters.
+            (Some(Place { name, first, .. }), ReadError::Value(value)) => {
+                let value = BadValue { index: first + value.index, ..value };
+                self.tensor_error(&name, ReadError::Value(value))
+            }
+            (Some(Place { name, .. }), error) => self.tensor_error(&name, error),
+            (None, error) => self.tensor_error(&parameter.path, error),
+        }
+    }
+
+    fn tensor_error(&self, name: &str, error: ReadError) -> Error {
         let path = self.file_of(name);
         match error {
             ReadError::Io(source) => Error::Io { path, action: "read", source },
@@ -200,6 +271,20 @@ impl From<olmo_model::Error> for BuildError {
     }
 }
 
+/// Where a folder's configuration is: `config.json`, or else ai2-olmo's `config.yaml`.
+fn config_path(dir: &Path) -> PathBuf {
+    let (json, yaml) = (dir.join("config.json"), dir.join("config.yaml"));
+    if !json.exists() && yaml.exists() { yaml } else { json }
+}
+
+fn read_config(path: &Path) -> Result<HfConfig> {
+    if path.extension() == Some("yaml".as_ref()) {
+        HfConfig::read_yaml(path)
+    } else {
+        HfConfig::read(path)
+    }
+}
+
 fn read_special(dir: &Path, default: &Special) -> Result<Special> {
     let path = dir.join("generation_config.json");
     match fs::read_to_string(&path) {
@@ -210,15 +295,27 @@ fn read_special(dir: &Path, default: &Special) -> Result<Special> {
 }
 
 /// Every tensor of the configuration must be there as it says, and no other.
-fn check_tensors(shards: &Shards, config: &HfConfig, problems: &mut Vec<FolderProblem>) {
+fn check_tensors(
+    shards: &Shards,
+    config: &HfConfig,
+    layout: Layout,
+    problems: &mut Vec<FolderProblem>,
+) {
     // Where a file could not be read, its tensors are not missing: the file's own problem says it.
     let every_file_was_read = problems.is_empty();
     let mut left_over = shards.names();
     if config.model.weight_tying {
-        left_over.remove(OUTPUT);
+        left_over.remove(layout.ends()[0]);
     }
-    for Parameter { path, shape, .. } in config.model.parameters() {
-        let name = config.family.hf_name(&path).unwrap_or(path);
+    let mut seen = HashSet::new();
+    for parameter in config.model.parameters() {
+        let place = layout.place(config.family, &config.model, &parameter);
+        let Place { name, shape, .. } =
+            place.unwrap_or(Place { name: parameter.path, shape: parameter.shape, first: 0 });
+        // A tensor of several parameters is checked with the first of them.
+        if !seen.insert(name.clone()) {
+            continue;
+        }
         left_over.remove(name.as_str());
         let Some((_, entry)) = shards.get(&name) else {
             if every_file_was_read {

@@ -1,19 +1,32 @@
-//! The safetensors files of a model folder as one set of tensors.
+//! The weight files of a model folder as one set of tensors, in whichever form they are.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
 use crate::error::{Error, FolderProblem, Result};
 use crate::header::{Entry, Header, HeaderError};
+use crate::layout::plain_names;
+use crate::pickled_keys;
+use crate::torch_file;
 
 /// The file of a model that is in one.
 pub(crate) const SINGLE: &str = "model.safetensors";
 
 /// The file that says which tensor is in which of many.
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
+
+/// The file of a checkpoint of ai2-olmo's trainer.
+pub(crate) const ORIGINAL: &str = "model.pt";
+
+/// The files of a model before safetensors.
+const OLD_SINGLE: &str = "pytorch_model.bin";
+const OLD_INDEX: &str = "pytorch_model.bin.index.json";
+
+/// In the order of preference; transformers has the same, as far as it knows them.
+const FILES: [&str; 5] = [SINGLE, INDEX, ORIGINAL, OLD_SINGLE, OLD_INDEX];
 
 /// Every tensor of a folder, and the open files they are in.
 #[derive(Debug, Default)]
@@ -32,19 +45,21 @@ impl Shards {
     /// Opens the files of a folder, reading each header once. What is wrong is added to
     /// `problems`, and the rest is opened all the same, so that everything can be told at once.
     ///
-    /// As in transformers, `model.safetensors` counts where an index is there beside it.
+    /// Names are freed of what wrappers add to them, see [`plain_names`].
     pub(crate) fn open(dir: &Path, problems: &mut Vec<FolderProblem>) -> Result<Self> {
         let mut shards = Self::default();
-        let index = dir.join(INDEX);
-        if dir.join(SINGLE).symlink_metadata().is_ok() {
-            shards.open_file(dir, SINGLE, problems);
-        } else if index.symlink_metadata().is_ok() {
-            let text = fs::read(&index).map_err(Error::io(&index, "read"))?;
-            let index: Index = serde_json::from_slice(&text).map_err(Error::json(&index))?;
-            shards.open_index(dir, &index, problems);
-        } else {
-            problems.push(FolderProblem::NoTensors);
+        let there = |name: &&str| dir.join(name).symlink_metadata().is_ok();
+        match FILES.into_iter().find(there) {
+            None => problems.push(FolderProblem::NoTensors),
+            Some(name) if name.ends_with(".index.json") => {
+                let index = dir.join(name);
+                let text = fs::read(&index).map_err(Error::io(&index, "read"))?;
+                let index: Index = serde_json::from_slice(&text).map_err(Error::json(&index))?;
+                shards.open_index(dir, &index, problems);
+            }
+            Some(name) => shards.open_file(dir, name, problems),
         }
+        shards.rename(problems);
         Ok(shards)
     }
 
@@ -93,11 +108,30 @@ impl Shards {
         }
     }
 
+    /// Gives every tensor its plain name.
+    fn rename(&mut self, problems: &mut Vec<FolderProblem>) {
+        let mut tensors: Vec<_> = std::mem::take(&mut self.tensors).into_iter().collect();
+        tensors.sort_by(|a, b| a.0.cmp(&b.0));
+        let names = plain_names(tensors.iter().map(|(name, _)| name.as_str()));
+        for (name, (_, (shard, entry))) in names.into_iter().zip(tensors) {
+            if let Some((first, _)) = self.tensors.get(&name) {
+                let (first, second) = (self.files[*first].0.clone(), self.files[shard].0.clone());
+                problems.push(FolderProblem::Duplicate { name, first, second });
+            } else {
+                self.tensors.insert(name, (shard, entry));
+            }
+        }
+    }
+
     fn open_file(&mut self, dir: &Path, name: &str, problems: &mut Vec<FolderProblem>) {
         let damaged = |problem| FolderProblem::Damaged { file: name.to_owned(), problem };
+        if let Some(target) = leads_out(dir, name) {
+            let target = target.display().to_string();
+            return problems.push(FolderProblem::Link { file: name.to_owned(), target });
+        }
         let opened = File::open(dir.join(name)).map_err(HeaderError::Io);
-        let header = opened.and_then(|file| Ok((Header::read(&file)?, file)));
-        let (header, file) = match header {
+        let read = opened.and_then(|file| Ok((entries(&file, name)?, file)));
+        let (entries, file) = match read {
             Ok(read) => read,
             Err(HeaderError::Io(error)) => return problems.push(damaged(error.to_string())),
             Err(HeaderError::Problems(found)) => {
@@ -106,7 +140,7 @@ impl Shards {
         };
         let shard = self.files.len();
         self.files.push((name.to_owned(), file));
-        for entry in header.entries {
+        for entry in entries {
             let tensor = entry.name.clone();
             if let Some((first, _)) = self.tensors.get(&tensor) {
                 let (first, second) = (self.files[*first].0.clone(), name.to_owned());
@@ -116,6 +150,36 @@ impl Shards {
             }
         }
     }
+}
+
+/// The tensors of one file, by its extension.
+fn entries(file: &File, name: &str) -> Result<Vec<Entry>, HeaderError> {
+    let is_safetensors = Path::new(name).extension() == Some("safetensors".as_ref());
+    let mut entries = if is_safetensors {
+        Header::read(file)?.entries
+    } else {
+        let length = file.metadata()?.len();
+        torch_file::read(file, 0, length)?
+    };
+    pickled_keys::decode(&mut entries).map_err(HeaderError::Problems)?;
+    Ok(entries)
+}
+
+/// Where a file leads that is a link out of its folder, `None` where it stays.
+///
+/// In the cache of `huggingface_hub` every file is a link to `../../blobs`, which counts as inside.
+fn leads_out(dir: &Path, name: &str) -> Option<PathBuf> {
+    let path = dir.join(name);
+    if !path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink()) {
+        return None;
+    }
+    let target = path.canonicalize().ok()?;
+    let dir = dir.canonicalize().ok()?;
+    let snapshots = dir.parent().filter(|parent| parent.ends_with("snapshots"));
+    let blobs = snapshots.and_then(Path::parent).map(|root| root.join("blobs"));
+    let is_inside =
+        target.starts_with(&dir) || blobs.is_some_and(|blobs| target.starts_with(blobs));
+    (!is_inside).then_some(target)
 }
 
 /// Whether a name is that of a file in the folder itself on every system.

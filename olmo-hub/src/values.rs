@@ -55,6 +55,33 @@ impl Stored<'_> {
         }
     }
 
+    /// Passes the bytes of the values in the dtype asked for to `put`, chunk by chunk; as they are
+    /// where that is their own, and otherwise every value must be finite.
+    pub(crate) fn copy<E>(
+        self,
+        to: Dtype,
+        bad: impl Fn(ReadError) -> E,
+        mut put: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut bytes = Vec::new();
+        for first in (0..self.n_elements).step_by(CHUNK) {
+            let part = self.part(first, CHUNK.min(self.n_elements - first));
+            if self.dtype == to {
+                bytes.resize(part.n_elements * to.size(), 0);
+                let read = read_exact_at(self.file, &mut bytes, part.start);
+                read.map_err(|error| bad(ReadError::Io(error)))?;
+                put(&bytes)?;
+            } else {
+                let values = part.any_f32().map_err(&bad)?;
+                let bad = |value: BadValue| {
+                    bad(ReadError::Value(BadValue { index: first + value.index, ..value }))
+                };
+                write_from(&values, to, bad, &mut put)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The values in single precision, whatever they are.
     pub(crate) fn any_f32(self) -> Result<Vec<f32>, ReadError> {
         self.values(Check::Nothing)
@@ -233,12 +260,12 @@ half_element!(f16, Dtype::F16);
 half_element!(bf16, Dtype::Bf16);
 
 #[cfg(unix)]
-fn read_exact_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+pub(crate) fn read_exact_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
     std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)
 }
 
 #[cfg(windows)]
-fn read_exact_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()> {
+pub(crate) fn read_exact_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()> {
     while !bytes.is_empty() {
         match std::os::windows::fs::FileExt::seek_read(file, bytes, offset) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),

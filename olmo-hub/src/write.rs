@@ -11,7 +11,6 @@ use std::path::Path;
 
 use burn::tensor::Tensor;
 use olmo_model::Transformer;
-use serde_json::{Map, Value, json};
 
 use crate::atomic::{AtomicFile, SealedFile, sync_dir, write_atomic};
 use crate::config_json::{HfConfig, Special};
@@ -19,12 +18,13 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::family::Family;
 use crate::header::header_bytes;
+use crate::plan::{PlannedFile, index_json, plan_files};
 use crate::shards::{INDEX, SINGLE};
 use crate::tensor_file::TensorSpec;
 use crate::values::write_tensor;
 
 /// The files beside the weights that text goes in and out by.
-const TOKENIZER_FILES: [&str; 7] = [
+pub(crate) const TOKENIZER_FILES: [&str; 7] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -72,7 +72,7 @@ pub fn save(model: &Transformer, export: &HfExport, dir: impl AsRef<Path>) -> Re
     let plan = Plan::new(&config, export);
     let mut sealed = plan.write_weights(model, dir)?;
     if plan.files.len() > 1 {
-        sealed.push(seal_text(&dir.join(INDEX), &plan.index())?);
+        sealed.push(seal_text(&dir.join(INDEX), &index_json(&plan.files, plan.total_parameters))?);
     }
     let generation = dir.join("generation_config.json");
     sealed.push(seal_text(&generation, &export.special.to_generation_json())?);
@@ -121,37 +121,9 @@ struct Plan {
     total_parameters: usize,
 }
 
-struct PlannedFile {
-    name: String,
-    tensors: Vec<TensorSpec>,
-}
-
 impl Plan {
     fn new(config: &HfConfig, export: &HfExport) -> Self {
-        let mut groups: Vec<Vec<TensorSpec>> = Vec::new();
-        let mut room = 0_u64;
-        for tensor in tensors(config, export.dtype) {
-            let n_bytes = tensor.n_bytes() as u64;
-            if let Some(left) = room.checked_sub(n_bytes)
-                && let Some(group) = groups.last_mut()
-            {
-                room = left;
-                group.push(tensor);
-            } else {
-                room = export.max_shard_bytes.saturating_sub(n_bytes);
-                groups.push(vec![tensor]);
-            }
-        }
-        let n_files = groups.len();
-        let name = |index: usize| match n_files {
-            1 => SINGLE.to_owned(),
-            _ => format!("model-{:05}-of-{n_files:05}.safetensors", index + 1),
-        };
-        let files = groups
-            .into_iter()
-            .enumerate()
-            .map(|(index, tensors)| PlannedFile { name: name(index), tensors })
-            .collect();
+        let files = plan_files(tensors(config, export.dtype), export.max_shard_bytes);
         let total_parameters = config.model.n_parameters();
         Self { family: config.family, files, dtype: export.dtype, total_parameters }
     }
@@ -168,21 +140,6 @@ impl Plan {
             }
         });
         result.map(|()| writer.sealed)
-    }
-
-    /// `model.safetensors.index.json` as transformers writes it.
-    fn index(&self) -> String {
-        let mut weight_map = Map::new();
-        for file in &self.files {
-            for tensor in &file.tensors {
-                weight_map.insert(tensor.name.clone(), file.name.clone().into());
-            }
-        }
-        let total_size = self.total_parameters * self.dtype.size();
-        let metadata =
-            json!({ "total_parameters": self.total_parameters, "total_size": total_size });
-        let index = json!({ "metadata": metadata, "weight_map": Value::Object(weight_map) });
-        format!("{index:#}\n")
     }
 
     /// Removes the weights of the model that was there before, where their names differ.

@@ -5,6 +5,7 @@
 //! transformers 5.23 (`configuration_olmo*.py`).
 
 mod fields;
+mod original;
 mod read;
 mod rope;
 mod write;
@@ -55,7 +56,17 @@ impl HfConfig {
         Self::parse(&text, path)
     }
 
-    /// Reads the text of a `config.json`; `path` is for errors.
+    /// Reads the `model` of a `config.yaml`, as ai2-olmo's trainer leaves it with a checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// As [`parse`](Self::parse), [`Error::Yaml`] and [`Error::Io`].
+    pub fn read_yaml(path: &Path) -> Result<Self> {
+        Self::from_original(read_yaml(path)?, path)
+    }
+
+    /// Reads the text of a `config.json`, also of one with model type `hf_olmo`; `path` is for
+    /// errors.
     ///
     /// # Errors
     ///
@@ -63,6 +74,9 @@ impl HfConfig {
     /// followed, or [`Error::Architecture`] with every contradiction between them.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
         let object: Map<String, Value> = serde_json::from_str(text).map_err(Error::json(path))?;
+        if original::is_flattened(&object) {
+            return Self::from_original(object, path);
+        }
         let family = read::family(&object, path)?;
         let mut fields = Fields::new(object);
         let config = read::config(&mut fields, family);
@@ -73,6 +87,50 @@ impl HfConfig {
         let architecture = |source| Error::Architecture { path: path.to_owned(), source };
         config.model.validate().map_err(architecture)?;
         Ok(config)
+    }
+
+    /// Reads the fields of ai2-olmo's `ModelConfig`.
+    fn from_original(object: Map<String, Value>, path: &Path) -> Result<Self> {
+        let mut fields = Fields::new(object);
+        let config = original::config(&mut fields);
+        let mut problems = fields.finish("ai2-olmo's ModelConfig");
+        if problems.is_empty()
+            && let Err((_, misfits)) = Family::of(&config.model)
+        {
+            problems = misfits;
+        }
+        if !problems.is_empty() {
+            return Err(Error::Config { path: path.to_owned(), problems: Problems(problems) });
+        }
+        let architecture = |source| Error::Architecture { path: path.to_owned(), source };
+        config.model.validate().map_err(architecture)?;
+        Ok(config)
+    }
+
+    /// The fields of ai2-olmo's `ModelConfig` that describe this model; `path` is for errors.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unexpressible`] where ai2-olmo has no such model.
+    pub(crate) fn to_original(&self, path: &Path) -> Result<Map<String, Value>> {
+        original::write(self).ok_or_else(|| Error::Unexpressible {
+            path: path.to_owned(),
+            family: "ai2-olmo",
+            problems: Problems(vec![FieldProblem {
+                field: "the architecture".to_owned(),
+                found: format!("of model_type {}", self.family.model_type()),
+                expected: "OLMo or OLMo 2, without YaRN, with heads that divide d_model".to_owned(),
+            }]),
+        })
+    }
+
+    /// The text of the `config.json` of model type `hf_olmo`; `path` is for errors.
+    ///
+    /// # Errors
+    ///
+    /// As [`to_original`](Self::to_original).
+    pub(crate) fn to_hf_olmo_json(&self, path: &Path) -> Result<String> {
+        Ok(original::flattened(self.to_original(path)?, self.dtype))
     }
 
     /// The `config.json` of a model of ours; `path` is for errors.
@@ -115,6 +173,32 @@ impl HfConfig {
     pub fn to_json(&self) -> String {
         write::config(self)
     }
+}
+
+/// The `model` of a `config.yaml`.
+fn read_yaml(path: &Path) -> Result<Map<String, Value>> {
+    let text = fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+    let yaml = |message: String| Error::Yaml { path: path.to_owned(), message };
+    let value: Value = serde_saphyr::from_str(&text).map_err(|error| yaml(error.to_string()))?;
+    match value.get("model") {
+        Some(Value::Object(model)) => Ok(model.clone()),
+        _ => Err(yaml("it has no mapping `model`, which describes the architecture".to_owned())),
+    }
+}
+
+/// What the configuration of a folder says that is known to be wrong, and was read as meant.
+///
+/// # Errors
+///
+/// As [`HfConfig::read`] and [`HfConfig::read_yaml`], as far as the form of the file goes.
+pub(crate) fn mended(path: &Path) -> Result<Vec<String>> {
+    let object = if path.extension() == Some("yaml".as_ref()) {
+        read_yaml(path)?
+    } else {
+        let text = fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+        serde_json::from_str(&text).map_err(Error::json(path))?
+    };
+    Ok(original::mended(&object).into_iter().collect())
 }
 
 impl Special {

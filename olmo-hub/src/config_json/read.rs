@@ -18,7 +18,7 @@ const MAX_TENSORS: usize = 1 << 17;
 /// Fields that say nothing of what the network computes: notes of the software that wrote the
 /// file, settings of training, the outputs of Python objects, and defaults of text generation,
 /// which have a file of their own.
-const IRRELEVANT: &[&str] = &[
+pub(super) const IRRELEVANT: &[&str] = &[
     "transformers_version",
     "_name_or_path",
     "name_or_path",
@@ -60,11 +60,6 @@ const IRRELEVANT: &[&str] = &[
 const RELATIVES: &[(&str, &str)] = &[
     ("flex_olmo", "; flex_olmo mixes experts trained apart, which this version cannot run"),
     ("olmo_hybrid", "; olmo_hybrid has recurrent layers, which this version cannot run"),
-    (
-        "hf_olmo",
-        "; hf_olmo is how OLMo was released before transformers knew it, and the same weights are \
-         published with model_type olmo under names that end in -hf",
-    ),
 ];
 
 /// The family that a `config.json` says it is of.

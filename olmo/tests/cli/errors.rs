@@ -29,7 +29,11 @@ fn models_that_cannot_be_read() {
     fails(generate(&tokens), 2, &["tokens.json is a file, expected a model folder"]);
     fails(generate(folder.path()), 2, &["config.json", "No such file"]);
     write(&folder, "config.json", r#"{"model_type": "gpt2"}"#);
-    fails(generate(folder.path()), 2, &["model_type \"gpt2\"", "olmo, olmo2, olmo3 and olmoe"]);
+    fails(
+        generate(folder.path()),
+        2,
+        &["model_type \"gpt2\"", "olmo, olmo2, olmo3, olmoe and hf_olmo"],
+    );
     fails(["model", "show", text(folder.path())], 2, &["model_type \"gpt2\""]);
     write(&folder, "config.json", "{");
     fails(generate(folder.path()), 2, &["config.json is not the JSON that was expected"]);

@@ -1,0 +1,197 @@
+//! Checkpoints that ai2-olmo wrote: opened as they are, converted, and converted back.
+//!
+//! `scripts/golden/original.py` made them.
+
+#![cfg(feature = "flex")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "a test that is skipped says so")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use olmo_hub::{
+    Conversion, Dtype, Form, Layout, ModelFolder, TensorFile, compare, convert, verify,
+};
+use safetensors::SafeTensors;
+
+const FORMS: [Form; 5] =
+    [Form::HuggingFace, Form::Original, Form::OriginalSafetensors, Form::HfOlmo, Form::Core];
+
+/// The golden folders, none where the checkout comes without them.
+fn originals() -> Vec<PathBuf> {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/original");
+    let Ok(entries) = fs::read_dir(&golden) else {
+        println!("skipped: {} is not there", golden.display());
+        return Vec::new();
+    };
+    let mut folders: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    folders.sort();
+    assert_eq!(folders.len(), 7, "{folders:?}");
+    folders
+}
+
+fn digest(dir: &Path) -> String {
+    let found = verify(dir, |_| ()).unwrap();
+    assert_eq!(found.problems, Vec::<String>::new(), "{}", dir.display());
+    found.digest.unwrap()
+}
+
+fn converted(folder: &ModelFolder, conversion: &Conversion) -> (tempfile::TempDir, PathBuf) {
+    let scratch = tempfile::tempdir().unwrap();
+    let out = scratch.path().join("out");
+    convert(folder, conversion, &out, |_| ()).unwrap();
+    (scratch, out)
+}
+
+#[test]
+fn every_form_gives_the_logits_of_ai2_olmo_and_of_transformers() {
+    for dir in originals() {
+        let folder = ModelFolder::open(&dir).unwrap();
+        assert_eq!(folder.layout(), Layout::Original);
+        let model = folder.load(&Device::flex(), None).unwrap();
+        let bytes = fs::read(dir.join("golden.safetensors")).unwrap();
+        let golden = SafeTensors::deserialize(&bytes).unwrap();
+        let tokens = golden.tensor("tokens").unwrap();
+        let ids: Vec<i64> =
+            tokens.data().as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect();
+        let data = TensorData::new(ids, [tokens.shape()[0], tokens.shape()[1]]);
+        let tokens: Tensor<2, Int> = Tensor::from_data(data, &Device::flex());
+        let logits = model.forward(tokens, None).unwrap().into_data();
+        let logits: Vec<f32> = logits.iter::<f32>().collect();
+        for name in ["logits", "logits_transformers"] {
+            let expected: Vec<f32> = golden
+                .tensor(name)
+                .unwrap()
+                .data()
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .map(|bytes| f32::from_le_bytes(*bytes))
+                .collect();
+            let largest = expected.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
+            assert_eq!(expected.len(), logits.len());
+            let worst =
+                logits.iter().zip(&expected).fold(0.0_f32, |max, (a, b)| max.max((a - b).abs()));
+            assert!(worst / largest < 2e-6, "{}: {name}: {}", dir.display(), worst / largest);
+        }
+    }
+}
+
+#[test]
+fn there_and_back_is_the_identity_in_every_form() {
+    for dir in originals() {
+        let folder = ModelFolder::open(&dir).unwrap();
+        let expected = digest(&dir);
+        for form in FORMS {
+            let (_scratch, there) = converted(&folder, &Conversion::to(form));
+            let there = ModelFolder::open(there).unwrap();
+            assert_eq!(there.layout(), form.layout());
+            assert_eq!(digest(there.path()), expected, "{} to {form:?}", dir.display());
+            let back_form = if dir.ends_with("-safetensors") {
+                Form::OriginalSafetensors
+            } else {
+                Form::Original
+            };
+            let (_scratch, back) = converted(&there, &Conversion::to(back_form));
+            let back = ModelFolder::open(back).unwrap();
+            // The digest is of values as f32; the bits themselves are compared here.
+            let comparison = compare(&folder, &back, |_| ()).unwrap();
+            assert_eq!(comparison.n_different(), 0);
+            assert_eq!(folder.special(), back.special());
+            assert_eq!(folder.model_config(), back.model_config());
+        }
+    }
+}
+
+#[test]
+fn the_safetensors_of_ai2_olmo_come_back_to_the_byte() {
+    for dir in originals().iter().filter(|dir| dir.to_str().unwrap().ends_with("-safetensors")) {
+        let folder = ModelFolder::open(dir).unwrap();
+        let (_scratch, hf) = converted(&folder, &Conversion::to(Form::HuggingFace));
+        let hf = ModelFolder::open(hf).unwrap();
+        let (_scratch, back) = converted(&hf, &Conversion::to(Form::OriginalSafetensors));
+        let theirs = TensorFile::open(&dir.join("model.safetensors")).unwrap();
+        let ours = TensorFile::open(&back.join("model.safetensors")).unwrap();
+        let mut names: Vec<_> = theirs.names().collect();
+        let mut found: Vec<_> = ours.names().collect();
+        names.sort_unstable();
+        found.sort_unstable();
+        assert_eq!(names, found);
+        for name in names {
+            assert_eq!(theirs.shape(name), ours.shape(name));
+            let bits = |file: &TensorFile| -> Vec<u32> {
+                file.get_f32(name).unwrap().into_iter().map(f32::to_bits).collect()
+            };
+            assert_eq!(bits(&theirs), bits(&ours));
+        }
+    }
+}
+
+#[test]
+fn shards_and_narrower_dtypes_are_the_model_that_was_cut() {
+    let Some(dir) = originals().into_iter().find(|dir| dir.ends_with("olmo2-gqa-pt")) else {
+        return;
+    };
+    let folder = ModelFolder::open(&dir).unwrap();
+    let small = Conversion { max_shard_bytes: 9000, ..Conversion::to(Form::HuggingFace) };
+    let (_scratch, sharded) = converted(&folder, &small);
+    assert!(sharded.join("model.safetensors.index.json").exists());
+    assert_eq!(digest(&sharded), digest(&dir));
+    let narrow = Conversion { dtype: Some(Dtype::Bf16), ..Conversion::to(Form::HuggingFace) };
+    let (_scratch, bf16) = converted(&folder, &narrow);
+    let bf16 = ModelFolder::open(bf16).unwrap();
+    assert_eq!(bf16.stored_dtype(), Dtype::Bf16);
+    let comparison = compare(&folder, &bf16, |_| ()).unwrap();
+    // Half a unit in the last of eight bits.
+    for tensor in &comparison.tensors {
+        assert!(tensor.max_error > 0.0 && tensor.max_error <= tensor.largest / 256.0, "{tensor:?}");
+        assert!(tensor.mean_error < tensor.max_error);
+    }
+    // Wider again, and to the other form: nothing more is lost.
+    let wide = Conversion { dtype: Some(Dtype::F32), ..Conversion::to(Form::Original) };
+    let (_scratch, back) = converted(&bf16, &wide);
+    assert_eq!(digest(&back), digest(bf16.path()));
+    assert_ne!(digest(&back), digest(&dir));
+}
+
+#[test]
+fn a_folder_with_content_is_not_written_over() {
+    let Some(dir) = originals().into_iter().next() else { return };
+    let folder = ModelFolder::open(&dir).unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    fs::write(scratch.path().join("precious"), "x").unwrap();
+    let conversion = Conversion::to(Form::HuggingFace);
+    let error = convert(&folder, &conversion, scratch.path(), |_| ()).unwrap_err();
+    assert!(error.to_string().contains("not empty"), "{error}");
+    assert!(scratch.path().join("precious").exists());
+}
+
+#[test]
+fn different_models_are_told_apart() {
+    let originals = originals();
+    let find = |name: &str| originals.iter().find(|dir| dir.ends_with(name)).map(ModelFolder::open);
+    let (Some(first), Some(second)) = (find("olmo-tied-pt"), find("olmo2-gqa-pt")) else { return };
+    let error = compare(&first.unwrap(), &second.unwrap(), |_| ()).unwrap_err().to_string();
+    assert!(error.contains("holds another model") && error.contains("w_k"), "{error}");
+}
+
+#[test]
+fn the_known_mistake_of_early_configurations_is_mended_and_told() {
+    let Some(dir) = originals().into_iter().find(|dir| dir.ends_with("olmo-tied-pt")) else {
+        return;
+    };
+    let yaml = fs::read_to_string(dir.join("config.yaml")).unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let early = yaml
+        .replace("vocab_size: 60", "vocab_size: 50280")
+        .replace("embedding_size: 64", "embedding_size: 50304");
+    assert!(early.contains("eos_token_id: 0"));
+    fs::write(scratch.path().join("config.yaml"), early).unwrap();
+    let config = ModelFolder::read_config(scratch.path()).unwrap();
+    assert_eq!(config.special.eos_token_id, [50_279]);
+    let found = verify(scratch.path(), |_| ()).unwrap();
+    assert!(found.digest.is_none());
+    assert!(found.problems.iter().any(|problem| problem.contains("50279")), "{found:?}");
+    assert!(found.problems.iter().any(|problem| problem.contains("no weights")), "{found:?}");
+}
