@@ -4,8 +4,10 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, chat, data, devices, eval, generate, logits, model, quickstart, train,
+    bench, chat, convert, data, devices, eval, generate, logits, model, quickstart, train, verify,
 };
+#[cfg(feature = "net")]
+use crate::commands::{pull, push, revisions};
 use crate::device::DeviceName;
 
 /// OLMo on burn: train, run and measure the OLMo family of language models.
@@ -30,6 +32,14 @@ enum Command {
     Devices(devices::Devices),
     #[command(subcommand)]
     Model(model::Model),
+    #[cfg(feature = "net")]
+    Pull(pull::Pull),
+    #[cfg(feature = "net")]
+    Push(push::Push),
+    #[cfg(feature = "net")]
+    Revisions(revisions::Revisions),
+    Verify(verify::Verify),
+    Convert(convert::Convert),
     Generate(generate::Generate),
     Chat(chat::Chat),
     Logits(logits::Logits),
@@ -50,6 +60,14 @@ impl Cli {
             Command::Quickstart(command) => command.run(device),
             Command::Devices(command) => command.run(),
             Command::Model(command) => command.run(),
+            #[cfg(feature = "net")]
+            Command::Pull(command) => command.run(),
+            #[cfg(feature = "net")]
+            Command::Push(command) => command.run(),
+            #[cfg(feature = "net")]
+            Command::Revisions(command) => command.run(),
+            Command::Verify(command) => command.run(),
+            Command::Convert(command) => command.run(),
             Command::Generate(command) => command.run(device),
             Command::Chat(command) => command.run(device),
             Command::Logits(command) => command.run(device),
@@ -84,6 +102,7 @@ mod tests {
             n_verbs += usize::from(verbs.is_empty());
             left.extend(verbs);
         }
-        assert_eq!(n_verbs, 13);
+        let n_of_net = if cfg!(feature = "net") { 3 } else { 0 };
+        assert_eq!(n_verbs, 15 + n_of_net);
     }
 }

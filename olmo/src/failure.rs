@@ -47,6 +47,10 @@ fn is_runtime(error: &(dyn StdError + 'static)) -> bool {
             _ => false,
         };
     }
+    #[cfg(feature = "net")]
+    if let Some(olmo_hub::Error::Hub(error)) = error.downcast_ref::<olmo_hub::Error>() {
+        return error.is_machine();
+    }
     if let Some(error) = error.downcast_ref::<olmo_model::Error>() {
         return matches!(error, olmo_model::Error::NonFiniteLogits);
     }

@@ -6,10 +6,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::ValueEnum;
 use olmo_data::Tokenizer;
+#[cfg(feature = "net")]
+use olmo_hub::hub::{self, Repo};
 use olmo_hub::{Dtype, ModelFolder};
 use olmo_model::Transformer;
 
 use crate::device::DeviceName;
+#[cfg(feature = "net")]
+use crate::interrupt::Interrupt;
 
 /// The dtype that a model computes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -27,11 +31,50 @@ impl From<ComputeDtype> for Dtype {
     }
 }
 
-/// Opens a model folder without reading its weights.
-pub(crate) fn model_folder(dir: &Path) -> Result<ModelFolder> {
-    ensure!(dir.exists(), "there is no model folder {}", dir.display());
-    ensure!(dir.is_dir(), "{} is a file, expected a model folder", dir.display());
-    Ok(ModelFolder::open(dir)?)
+/// Opens a model without reading its weights: a folder, or a repository of the Hub, `owner/name` or
+/// `owner/name@revision`, which is pulled unless it is in the cache.
+pub(crate) fn model_folder(model: &Path) -> Result<ModelFolder> {
+    Ok(ModelFolder::open(model_dir(model)?)?)
+}
+
+/// The folder of a model, which is pulled where it is the name of a repository.
+pub(crate) fn model_dir(model: &Path) -> Result<PathBuf> {
+    if model.exists() {
+        ensure!(model.is_dir(), "{} is a file, expected a model folder", model.display());
+        return Ok(model.to_owned());
+    }
+    #[cfg(feature = "net")]
+    if let Some(repo) = as_repo(model) {
+        return Ok(pull(&repo)?.path);
+    }
+    bail!(
+        "there is no model folder {}, nor is it a repository of the Hub, owner/name",
+        model.display()
+    )
+}
+
+/// The repository that a name is of, which a path that begins like one is not.
+#[cfg(feature = "net")]
+fn as_repo(model: &Path) -> Option<Repo> {
+    let repo: Repo = model.to_str()?.parse().ok()?;
+    // `runs/small` with a folder `runs` is a slip in a path.
+    (!Path::new(repo.owner()).is_dir()).then_some(repo)
+}
+
+/// Brings a model into the cache, with a bar for each file and one for all.
+#[cfg(feature = "net")]
+pub(crate) fn pull(repo: &Repo) -> Result<hub::Pulled> {
+    let settings = hub::Settings::from_env();
+    let interrupt = Interrupt::listen()?;
+    let bars = crate::progress::Files::new(&repo.to_string());
+    let request = hub::Pull { repo, settings: &settings, stop: interrupt.flag() };
+    let pulled = hub::pull(&request, &|event| match event {
+        hub::Event::Planned(files) => bars.begin(files),
+        hub::Event::Progress(index, n_bytes) => bars.advance(index, n_bytes),
+        hub::Event::Done(index) => bars.finish(index),
+    });
+    bars.clear();
+    Ok(pulled?)
 }
 
 /// Reads a model's weights to a device.

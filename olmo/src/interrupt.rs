@@ -1,8 +1,8 @@
 //! Ctrl-C: the first asks the work to stop and clean up, the second ends the process.
 
 use std::process;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context as _, Result};
 
@@ -11,8 +11,12 @@ use anyhow::{Context as _, Result};
 pub(crate) struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// Listens from here on.
+    /// Listens from here on; asked again, it is the same.
     pub(crate) fn listen() -> Result<Self> {
+        static LISTENING: OnceLock<Interrupt> = OnceLock::new();
+        if let Some(listening) = LISTENING.get() {
+            return Ok(listening.clone());
+        }
         let asked = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&asked);
         ctrlc::set_handler(move || {
@@ -22,7 +26,7 @@ impl Interrupt {
             crate::output::complain("stopping; once more to stop at once");
         })
         .context("cannot listen for Ctrl-C")?;
-        Ok(Self(asked))
+        Ok(LISTENING.get_or_init(|| Self(asked)).clone())
     }
 
     /// Set once the user has asked.

@@ -1,7 +1,11 @@
 //! Progress bars on standard error, shown where that is a terminal.
 
+#[cfg(feature = "net")]
+use std::sync::OnceLock;
 use std::time::Duration;
 
+#[cfg(feature = "net")]
+use indicatif::MultiProgress;
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Times a second that an idle bar turns its spinner.
@@ -17,6 +21,65 @@ pub(crate) fn bytes(n_bytes: u64, what: &str) -> ProgressBar {
 pub(crate) fn steps(n_steps: u64) -> ProgressBar {
     let template = "step {pos}/{len} [{wide_bar}] {msg}  {eta}";
     with_style(ProgressBar::new(n_steps), template, "")
+}
+
+/// A bar over the values of a model.
+pub(crate) fn values(n_values: u64, what: &str) -> ProgressBar {
+    with_style(ProgressBar::new(n_values), "{msg} [{wide_bar}] {percent}% {eta}", what)
+}
+
+/// Bars of several files at once, and one of all of them.
+#[cfg(feature = "net")]
+#[derive(Debug)]
+pub(crate) struct Files {
+    bars: MultiProgress,
+    total: ProgressBar,
+    /// Nothing before the files are known.
+    each: OnceLock<Vec<ProgressBar>>,
+}
+
+#[cfg(feature = "net")]
+impl Files {
+    pub(crate) fn new(what: &str) -> Self {
+        let bars = MultiProgress::new();
+        let total = bars.add(bytes(0, what));
+        total.enable_steady_tick(TICK);
+        Self { bars, total, each: OnceLock::new() }
+    }
+
+    /// Shows the files to come.
+    pub(crate) fn begin(&self, files: &[(String, u64)]) {
+        self.total.set_length(files.iter().map(|(_, size)| size).sum());
+        let bar =
+            |(name, size): &(String, u64)| self.bars.insert_before(&self.total, bytes(*size, name));
+        self.each.get_or_init(|| files.iter().map(bar).collect());
+    }
+
+    /// Moves a file's bar, back where bytes turned out to be wrong.
+    pub(crate) fn advance(&self, index: usize, n_bytes: i64) {
+        let of_file = self.each.get().and_then(|files| files.get(index));
+        for bar in of_file.into_iter().chain([&self.total]) {
+            match u64::try_from(n_bytes) {
+                Ok(n) => bar.inc(n),
+                Err(_) => bar.dec(n_bytes.unsigned_abs()),
+            }
+        }
+    }
+
+    /// Takes a file's bar away.
+    pub(crate) fn finish(&self, index: usize) {
+        if let Some(bar) = self.each.get().and_then(|files| files.get(index)) {
+            bar.finish_and_clear();
+        }
+    }
+
+    /// Takes all bars away.
+    pub(crate) fn clear(&self) {
+        self.total.finish_and_clear();
+        for bar in self.each.get().into_iter().flatten() {
+            bar.finish_and_clear();
+        }
+    }
 }
 
 /// A spinner for work whose end is not known.

@@ -2,6 +2,8 @@
 
 #![allow(clippy::missing_panics_doc, reason = "a check that cannot go on stops the test")]
 
+pub mod stand_in;
+
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -9,10 +9,10 @@ use olmo_model::{InitConfig, Transformer, presets};
 use olmo_tests::weights;
 
 /// A file system of two megabytes, where we may mount one.
-struct SmallDisk(tempfile::TempDir);
+pub(crate) struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
-    fn mount() -> Option<Self> {
+    pub(crate) fn mount() -> Option<Self> {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let target = std::ffi::CString::new(folder.path().to_str()?).ok()?;
         // SAFETY: every pointer is to a C string that outlives the call.
@@ -28,7 +28,7 @@ impl SmallDisk {
         (status == 0).then_some(Self(folder))
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.0.path()
     }
 }

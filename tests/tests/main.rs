@@ -3,6 +3,7 @@
 mod chain;
 mod curve;
 mod faults;
+mod hub;
 mod parity;
 mod resume;
 mod tidy;

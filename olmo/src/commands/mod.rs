@@ -2,11 +2,19 @@
 
 pub(crate) mod bench;
 pub(crate) mod chat;
+pub(crate) mod convert;
 pub(crate) mod data;
 pub(crate) mod devices;
 pub(crate) mod eval;
 pub(crate) mod generate;
 pub(crate) mod logits;
 pub(crate) mod model;
+#[cfg(feature = "net")]
+pub(crate) mod pull;
+#[cfg(feature = "net")]
+pub(crate) mod push;
 pub(crate) mod quickstart;
+#[cfg(feature = "net")]
+pub(crate) mod revisions;
 pub(crate) mod train;
+pub(crate) mod verify;

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
-use olmo_hub::{Dtype, HfConfig};
+use olmo_hub::{Dtype, ModelFolder};
 use olmo_model::{Costs, ModelConfig, Sharding, presets};
 use serde::Serialize;
 
-use crate::output;
+use crate::{input, output};
 
 /// Show models: sizes, FLOPs per token, memory
 #[derive(Debug, Subcommand)]
@@ -33,8 +33,8 @@ pub(crate) struct List {
                   olmo model show olmo2_32b --devices 64 --context 2048 --json"
 )]
 pub(crate) struct Show {
-    /// A preset, or a folder with a config.json
-    #[arg(value_name = "PRESET|DIR")]
+    /// A preset, a model folder, or a repository of the Hub
+    #[arg(value_name = "PRESET|DIR|REPO")]
     model: String,
     /// Devices that sharded training is spread over
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
@@ -274,7 +274,10 @@ fn find(name: &str) -> Result<ModelConfig> {
     }
     let dir = Path::new(name);
     if dir.is_dir() {
-        return Ok(HfConfig::read(&dir.join("config.json"))?.model);
+        return Ok(ModelFolder::read_config(dir)?.model);
+    }
+    if name.contains('/') {
+        return Ok(ModelFolder::read_config(input::model_dir(dir)?)?.model);
     }
     let mut near: Vec<(f64, &str)> =
         presets::all().map(|(known, _)| (strsim::jaro_winkler(name, known), known)).collect();

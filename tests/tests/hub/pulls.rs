@@ -1,0 +1,151 @@
+//! Pulls that are cut, corrupted, interrupted, run side by side, and on a full disk.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use olmo_hub::hub::{self, Event, HubError, Pull, Repo, Settings};
+use olmo_hub::verify;
+use olmo_tests::golden;
+use olmo_tests::stand_in::{FaultKind, StandIn};
+
+use super::{REPO, assert_pulled, commit, hub_error, large, many_shards, olmo, pull, settings};
+use crate::faults::SmallDisk;
+
+#[test]
+fn a_pulled_model_is_the_one_that_was_there_and_is_not_fetched_again() {
+    let (hub, cache, files) =
+        (StandIn::start(), tempfile::tempdir().expect("a folder"), many_shards());
+    hub.set_page(3);
+    let sha = commit(&hub, REPO, "main", &files);
+    let settings = settings(&hub, cache.path());
+    let pulled = pull(&settings, REPO).expect("pulls");
+    assert_eq!(pulled.commit, sha);
+    assert!(pulled.files.len() > 8, "{:?}", pulled.files);
+    for name in ["README.md", "optimizer.bin"] {
+        assert!(!pulled.files.iter().any(|file| file == name), "{name} is not needed");
+    }
+    assert_pulled(&pulled, &files);
+    let digest = |dir: &Path| verify(dir, |_| ()).expect("sound").digest.expect("whole");
+    assert_eq!(digest(&pulled.path), digest(&golden("hf/olmo2")));
+    hub.clear_log();
+    assert_eq!(pull(&settings, REPO).expect("pulls").n_fetched, 0);
+    assert_eq!(hub.n_sent(), 0);
+    // The same without the Hub.
+    let offline = Settings { offline: true, ..settings.clone() };
+    hub.clear_log();
+    assert_eq!(pull(&offline, REPO).expect("in the cache").path, pulled.path);
+    assert!(hub.log().is_empty());
+    let error = hub_error(pull(&offline, "allenai/other")).to_string();
+    assert!(error.contains("not in the cache") && error.contains("HF_HUB_OFFLINE"), "{error}");
+}
+
+#[test]
+fn ten_cuts_cost_no_more_than_a_chunk_each() {
+    let (hub, cache, files) = (StandIn::start(), tempfile::tempdir().expect("a folder"), large());
+    commit(&hub, REPO, "main", &files);
+    // Ten places, spread over the files by a fixed sequence.
+    let mut place = 12_345_usize;
+    for _ in 0..10 {
+        place = place.wrapping_mul(1_103_515_245).wrapping_add(12_345) % 700_001;
+        hub.fail("/cdn/", FaultKind::Cut(place), 1);
+    }
+    let pulled = pull(&settings(&hub, cache.path()), REPO).expect("pulls");
+    assert_pulled(&pulled, &files);
+    let n_bytes: usize = files.iter().map(|(_, bytes)| bytes.len()).sum();
+    let cuts = hub.log().iter().filter(|logged| logged.path.contains("/cdn/")).count();
+    assert!(cuts >= 13, "{cuts} requests");
+    // What was under way in a connection when it was cut may be lost, and is asked for again.
+    let chunk = 1 << 16;
+    assert!(hub.n_sent() <= n_bytes + 10 * chunk, "{} bytes for {n_bytes}", hub.n_sent());
+    assert_eq!(pulled.n_fetched as usize, n_bytes);
+}
+
+#[test]
+fn wrong_bytes_are_fetched_again_and_then_refused_by_name() {
+    let (hub, cache, files) = (StandIn::start(), tempfile::tempdir().expect("a folder"), large());
+    commit(&hub, REPO, "main", &files);
+    let settings = settings(&hub, cache.path());
+    hub.fail("/cdn/", FaultKind::Corrupt, 1);
+    assert_pulled(&pull(&settings, REPO).expect("mended"), &files);
+    // Another repository, whose first file stays wrong.
+    commit(
+        &hub,
+        "allenai/bad",
+        "main",
+        &vec![files[0].clone(), files[1].clone(), files[4].clone()],
+    );
+    hub.fail("config.json", FaultKind::Corrupt, 2);
+    let error = hub_error(pull(&settings, "allenai/bad"));
+    assert!(matches!(error, HubError::Corrupt { .. }), "{error}");
+    assert!(error.to_string().contains("config.json of allenai/bad"), "{error}");
+    // The cache is not the worse for it.
+    assert_pulled(&pull(&settings, "allenai/bad").expect("mended"), &files);
+}
+
+#[test]
+fn a_pull_that_was_stopped_goes_on_where_it_was() {
+    let (hub, cache, files) = (StandIn::start(), tempfile::tempdir().expect("a folder"), large());
+    commit(&hub, REPO, "main", &files);
+    let settings = settings(&hub, cache.path());
+    let repo: Repo = REPO.parse().expect("a name");
+    let (stop, n_there) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let events = |event: Event<'_>| {
+        if let Event::Progress(_, n) = event
+            && n_there.fetch_add(n.unsigned_abs() as usize, Ordering::Relaxed) > 1_500_000
+        {
+            stop.store(true, Ordering::Relaxed);
+        }
+    };
+    let error =
+        hub_error(hub::pull(&Pull { repo: &repo, settings: &settings, stop: &stop }, &events));
+    assert!(matches!(error, HubError::Stopped), "{error}");
+    let pulled = pull(&settings, REPO).expect("goes on");
+    assert_pulled(&pulled, &files);
+    let n_bytes: usize = files.iter().map(|(_, bytes)| bytes.len()).sum();
+    assert!(
+        (pulled.n_fetched as usize) < n_bytes - 1_000_000,
+        "{} fetched again",
+        pulled.n_fetched
+    );
+}
+
+#[test]
+fn two_at_once_do_each_others_work() {
+    let (hub, cache, files) = (StandIn::start(), tempfile::tempdir().expect("a folder"), large());
+    commit(&hub, REPO, "main", &files);
+    hub.fail("/cdn/", FaultKind::Delay(Duration::from_millis(50)), 4);
+    // Two processes: file locks are between them.
+    let run = || olmo(&hub, cache.path(), &["pull", REPO, "--json"]).spawn().expect("starts");
+    let both = [run(), run()];
+    for child in both {
+        let output = child.wait_with_output().expect("ends");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let n_bytes: usize = files.iter().map(|(_, bytes)| bytes.len()).sum();
+    assert!(hub.n_sent() <= n_bytes, "{} bytes for {n_bytes}", hub.n_sent());
+    let pulled = pull(&settings(&hub, cache.path()), REPO).expect("there");
+    assert_eq!(pulled.n_fetched, 0);
+    assert_pulled(&pulled, &files);
+}
+
+#[test]
+fn a_full_disk_is_an_error_that_leaves_the_cache_usable() {
+    let Some(disk) = SmallDisk::mount() else {
+        eprintln!(
+            "skipped: a_full_disk_is_an_error_that_leaves_the_cache_usable: needs privileges"
+        );
+        return;
+    };
+    let (hub, files) = (StandIn::start(), large());
+    let small = vec![files[0].clone(), ("model.safetensors".to_owned(), vec![7; 100_000])];
+    commit(&hub, "me/small", "main", &small);
+    commit(&hub, "me/large", "main", &files);
+    let settings = settings(&hub, disk.path());
+    let first = pull(&settings, "me/small").expect("fits");
+    let error = pull(&settings, "me/large").expect_err("does not fit").to_string();
+    assert!(error.to_lowercase().contains("space"), "{error}");
+    assert_pulled(&first, &small);
+    let again = pull(&settings, "me/small").expect("usable");
+    assert_eq!(again.n_fetched, 0);
+}

@@ -1,0 +1,51 @@
+//! What a user reads where the Hub says no.
+
+use olmo_hub::hub::Settings;
+use olmo_tests::stand_in::{FaultKind, StandIn};
+
+use super::{assert_pulled, commit, hub_error, large, pull, settings};
+
+#[test]
+fn refusals_say_what_to_do() {
+    let (hub, cache, files) = (StandIn::start(), tempfile::tempdir().expect("a folder"), large());
+    for name in ["allenai/OLMo-gated", "me/private", "me/small-model", "me/old-name"] {
+        commit(&hub, name, "main", &files);
+    }
+    commit(&hub, "me/nothing", "main", &vec![("README.md".to_owned(), vec![1])]);
+    hub.set_token("secret");
+    hub.close("allenai/OLMo-gated", true);
+    hub.close("me/private", false);
+    hub.rename("me/old-name", "me/new-name");
+    let settings = settings(&hub, cache.path());
+    let message = |repo: &str| hub_error(pull(&settings, repo)).to_string();
+    let gated = message("allenai/OLMo-gated");
+    assert!(gated.contains("accept its terms at") && gated.contains("HF_TOKEN"), "{gated}");
+    let private = message("me/private");
+    assert!(private.contains("or it is private") && private.contains("HF_TOKEN"), "{private}");
+    let slip = message("me/small-modle");
+    assert!(slip.contains("did you mean me/small-model"), "{slip}");
+    let slip = message("allenai/OLMo-2-0425-1b");
+    assert!(slip.contains("did you mean allenai/OLMo-2-0425-1B"), "{slip}");
+    let revision = message("me/small-model@maine");
+    assert!(revision.contains("no revision maine") && revision.contains("mean main"), "{revision}");
+    let nothing = message("me/nothing");
+    assert!(nothing.contains("no config.json") && nothing.contains("README.md"), "{nothing}");
+    assert_pulled(&pull(&settings, "me/old-name").expect("moved"), &files);
+    // The token opens what is closed, and goes to nobody but the Hub.
+    let trusted = Settings { token: Some("secret".to_owned()), ..settings.clone() };
+    hub.clear_log();
+    assert_pulled(&pull(&trusted, "me/private").expect("trusted"), &files);
+    let at_storage = |path: &str| path.starts_with("/cdn/");
+    assert!(hub.log().iter().all(|logged| logged.has_token != at_storage(&logged.path)));
+    assert!(hub.log().iter().any(|logged| at_storage(&logged.path)));
+    // A busy Hub is asked again; one that stays so is an error that says how often.
+    hub.fail("/revision/", FaultKind::Status(429), 3);
+    hub.fail("/tree/", FaultKind::Status(503), 2);
+    pull(&settings, "me/small-model").expect("in the end");
+    hub.fail("/revision/", FaultKind::Status(500), 5);
+    let error = hub_error(pull(&settings, "me/small-model"));
+    assert!(error.is_machine() && error.to_string().contains("after 5 attempts"), "{error}");
+    hub.fail("/revision/", FaultKind::Status(403), 1);
+    let error = hub_error(pull(&settings, "me/small-model")).to_string();
+    assert!(error.contains("status 403"), "{error}");
+}
