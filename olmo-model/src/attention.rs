@@ -64,9 +64,10 @@ impl Attention {
             Some(norm) => norm.forward(x),
             None => x,
         };
-        let q = clip(normed(&self.q_norm, self.w_q.forward(x.clone())));
-        let k = clip(normed(&self.k_norm, self.w_k.forward(x.clone())));
-        let v = clip(self.w_v.forward(x));
+        let [q, k, v] = Linear::forward_three([&self.w_q, &self.w_k, &self.w_v], x);
+        let q = clip(normed(&self.q_norm, q));
+        let k = clip(normed(&self.k_norm, k));
+        let v = clip(v);
 
         let rope = positions.tables(window);
         let dtype = if rope_full_precision { rope.cos.dtype() } else { q.dtype() };

@@ -59,6 +59,14 @@ pub enum Error {
         /// What would work.
         expected: &'static str,
     },
+    /// A matrix cannot be quantised.
+    #[error(
+        "{found} cannot be quantised, expected rows of a multiple of 32 elements on the device flex"
+    )]
+    Quantization {
+        /// What was asked for.
+        found: String,
+    },
     /// The logits are not numbers, so no token can be chosen.
     #[error("the logits of the next token are not finite: the weights or the input are damaged")]
     NonFiniteLogits,

@@ -3,7 +3,6 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 
-use crate::kernels;
 use crate::linear::Linear;
 
 /// `w2(silu(w1 x) * w3 x)`.
@@ -24,8 +23,6 @@ impl FeedForward {
     ///
     /// - input and output: `[batch, seq, d_model]`
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let gate = self.w1.forward(x.clone());
-        let up = self.w3.forward(x);
-        self.w2.forward(kernels::swiglu(gate, up))
+        self.w2.forward(Linear::forward_gated(&self.w1, &self.w3, x))
     }
 }

@@ -170,9 +170,9 @@ impl Transformer {
         }
     }
 
-    /// The dtype of the weights.
+    /// The dtype of the weights, and of activations; f32 where weights are quantised.
     pub fn dtype(&self) -> DType {
-        self.embeddings.weight.val().dtype()
+        self.embeddings.weight.dtype()
     }
 
     pub(crate) fn check_prompt(&self, prompt: &[u32], capacity: usize) -> Result<(), Error> {

@@ -9,10 +9,11 @@ use crate::cache::KvCache;
 use crate::config::{FeedForwardConfig, ModelConfig};
 use crate::error::Error;
 use crate::feed_forward::FeedForward;
-use crate::linear::{Embedding, Linear};
+use crate::linear::{Embedding, Linear, Matrix};
 use crate::moe::MixtureOfExperts;
 use crate::norm::Norm;
-use crate::parameters::Parameter;
+use crate::parameters::{Parameter, Role};
+use crate::quantized::{Quantization, QuantizedMatrix};
 use crate::rope::Positions;
 
 /// A decoder-only transformer of the OLMo family.
@@ -58,9 +59,28 @@ impl Transformer {
         device: &Device,
         source: impl FnMut(&Parameter) -> Result<TensorData, E>,
     ) -> Result<Self, E> {
+        Self::build_quantized(config, device, None, source)
+    }
+
+    /// As [`build`](Self::build), with every matrix but routers quantised as soon as it is there.
+    ///
+    /// # Errors
+    ///
+    /// As [`build`](Self::build), and [`Error::Quantization`].
+    ///
+    /// # Panics
+    ///
+    /// As [`build`](Self::build).
+    pub fn build_quantized<E: From<Error>>(
+        config: &ModelConfig,
+        device: &Device,
+        quantization: Option<Quantization>,
+        source: impl FnMut(&Parameter) -> Result<TensorData, E>,
+    ) -> Result<Self, E> {
         config.validate().map_err(Error::from)?;
         let parameters = config.parameters();
-        Builder { config, device, source, parameters: parameters.into_iter() }.transformer()
+        let parameters = parameters.into_iter();
+        Builder { config, device, quantization, source, parameters }.transformer()
     }
 
     /// The architecture.
@@ -70,7 +90,7 @@ impl Transformer {
 
     /// The device of the weights.
     pub fn device(&self) -> Device {
-        self.embeddings.weight.val().device()
+        self.embeddings.weight.device()
     }
 
     /// Logits of the token after each token.
@@ -120,14 +140,18 @@ impl Transformer {
 
     /// Final norm and output projection: `[batch, seq, d_model]` to `[batch, seq, vocab_size]`.
     pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
-        crate::kernels::linear(self.lm_head.norm.forward(hidden), self.output_weight())
+        self.output().apply(self.lm_head.norm.forward(hidden))
     }
 
     /// The output projection, `[vocab_size, d_model]`: with tied weights the embedding matrix.
     pub fn output_weight(&self) -> Tensor<2> {
+        self.output().val()
+    }
+
+    fn output(&self) -> &Matrix {
         match &self.lm_head.w_out {
-            Some(w_out) => w_out.weight.val(),
-            None => self.embeddings.weight.val(),
+            Some(w_out) => &w_out.weight,
+            None => &self.embeddings.weight,
         }
     }
 }
@@ -136,13 +160,14 @@ impl Transformer {
 struct Builder<'a, S> {
     config: &'a ModelConfig,
     device: &'a Device,
+    quantization: Option<Quantization>,
     source: S,
     parameters: std::vec::IntoIter<Parameter>,
 }
 
 impl<E: From<Error>, S: FnMut(&Parameter) -> Result<TensorData, E>> Builder<'_, S> {
     fn transformer(mut self) -> Result<Transformer, E> {
-        let embeddings = Embedding { weight: self.parameter()? };
+        let embeddings = Embedding { weight: self.matrix()? };
         let blocks =
             (0..self.config.n_layers).map(|layer| self.block(layer)).collect::<Result<_, E>>()?;
         let norm = self.norm()?;
@@ -192,23 +217,46 @@ impl<E: From<Error>, S: FnMut(&Parameter) -> Result<TensorData, E>> Builder<'_, 
     }
 
     fn linear(&mut self) -> Result<Linear, E> {
-        Ok(Linear { weight: self.parameter()? })
+        Ok(Linear { weight: self.matrix()? })
+    }
+
+    fn matrix(&mut self) -> Result<Matrix, E> {
+        let (parameter, data) = self.next()?;
+        match self.quantization.filter(|_| parameter.role != Role::Router) {
+            None => Ok(Matrix::Dense(self.dense(data))),
+            Some(quantization) => {
+                let values: Vec<f32> = data.iter::<f32>().collect();
+                let shape = [parameter.shape[0], parameter.shape[1]];
+                let matrix = QuantizedMatrix::new(&values, shape, quantization, self.device)?;
+                Ok(Matrix::Quantized(matrix))
+            }
+        }
     }
 
     fn norm(&mut self) -> Result<Norm, E> {
         let weight = match self.config.norm {
-            crate::config::NormConfig::RmsNorm { .. } => Some(self.parameter()?),
+            crate::config::NormConfig::RmsNorm { .. } => Some(self.vector()?),
             crate::config::NormConfig::LayerNorm { .. } => None,
         };
         Ok(Norm::new(self.config.norm, weight))
     }
 
-    fn parameter<const D: usize>(&mut self) -> Result<Param<Tensor<D>>, E> {
+    fn vector(&mut self) -> Result<Param<Tensor<1>>, E> {
+        let (_, data) = self.next()?;
+        Ok(self.dense(data))
+    }
+
+    /// The next parameter of the listing and its value.
+    fn next(&mut self) -> Result<(Parameter, TensorData), E> {
         let parameter = self.parameters.next().expect("the builder takes what the listing lists");
         let data = (self.source)(&parameter)?;
         assert_eq!(data.shape().as_slice(), parameter.shape, "the value of {}", parameter.path);
+        Ok((parameter, data))
+    }
+
+    fn dense<const D: usize>(&self, data: TensorData) -> Param<Tensor<D>> {
         let dtype = data.dtype();
         let value = Tensor::from_data(data, (self.device, dtype));
-        Ok(Param::initialized(ParamId::new(), value))
+        Param::initialized(ParamId::new(), value)
     }
 }

@@ -18,6 +18,7 @@ mod experts;
 mod flex;
 mod linear;
 mod norm;
+mod quantized;
 mod rotary;
 mod swiglu;
 #[cfg(all(test, feature = "flex"))]
@@ -25,9 +26,11 @@ mod tests;
 
 use std::ops::Range;
 
-use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::tensor::{Device as BackendDevice, FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, backend_extension};
-use burn::tensor::{BoolDType, Int, Tensor};
+use burn::tensor::{BoolDType, Device, Int, Tensor};
+
+use crate::quantized::QuantizedMatrix;
 
 pub(crate) use attention::{AttentionRows, AttentionSpan};
 
@@ -43,6 +46,72 @@ pub(crate) trait Kernels: Backend {
     #[fusion(default)]
     fn olmo_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
         linear::forward::<Self>(x, weight)
+    }
+
+    /// Three products of one input.
+    #[fusion(default)]
+    fn olmo_three_linears(
+        x: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        c: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        (
+            Self::olmo_linear(x.clone(), a),
+            Self::olmo_linear(x.clone(), b),
+            Self::olmo_linear(x, c),
+        )
+    }
+
+    #[fusion(default)]
+    fn olmo_gated_linear(
+        x: FloatTensor<Self>,
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let gate = Self::olmo_linear(x.clone(), gate);
+        Self::olmo_swiglu(gate, Self::olmo_linear(x, up))
+    }
+
+    #[fusion(default)]
+    fn olmo_dequantize(values: IntTensor<Self>, scales: FloatTensor<Self>) -> FloatTensor<Self> {
+        quantized::dequantize::<Self>(values, scales)
+    }
+
+    #[fusion(default)]
+    fn olmo_quantized_linear(
+        x: FloatTensor<Self>,
+        values: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        Self::olmo_linear(x, Self::olmo_dequantize(values, scales))
+    }
+
+    #[fusion(default)]
+    fn olmo_three_quantized_linears(
+        x: FloatTensor<Self>,
+        a_values: IntTensor<Self>,
+        a_scales: FloatTensor<Self>,
+        b_values: IntTensor<Self>,
+        b_scales: FloatTensor<Self>,
+        c_values: IntTensor<Self>,
+        c_scales: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let a = Self::olmo_dequantize(a_values, a_scales);
+        let b = Self::olmo_dequantize(b_values, b_scales);
+        Self::olmo_three_linears(x, a, b, Self::olmo_dequantize(c_values, c_scales))
+    }
+
+    #[fusion(default)]
+    fn olmo_quantized_gated_linear(
+        x: FloatTensor<Self>,
+        gate_values: IntTensor<Self>,
+        gate_scales: FloatTensor<Self>,
+        up_values: IntTensor<Self>,
+        up_scales: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let gate = Self::olmo_dequantize(gate_values, gate_scales);
+        Self::olmo_gated_linear(x, gate, Self::olmo_dequantize(up_values, up_scales))
     }
 
     #[fusion(default)]
@@ -206,6 +275,69 @@ pub(crate) fn linear(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
     Tensor::from_dispatch(Dispatch::olmo_linear(x.into_dispatch(), weight.into_dispatch()))
 }
 
+/// [`linear`] with each of three weights.
+pub(crate) fn three_linears(x: Tensor<3>, weights: [Tensor<2>; 3]) -> [Tensor<3>; 3] {
+    let [a, b, c] = weights.map(Tensor::into_dispatch);
+    let (a, b, c) = Dispatch::olmo_three_linears(x.into_dispatch(), a, b, c);
+    [a, b, c].map(Tensor::from_dispatch)
+}
+
+/// `silu(x gateᵀ) * (x upᵀ)`: as [`linear`] twice and [`swiglu`].
+pub(crate) fn gated_linear(x: Tensor<3>, gate: Tensor<2>, up: Tensor<2>) -> Tensor<3> {
+    let (gate, up) = (gate.into_dispatch(), up.into_dispatch());
+    Tensor::from_dispatch(Dispatch::olmo_gated_linear(x.into_dispatch(), gate, up))
+}
+
+/// [`linear`] with a quantised weight.
+pub(crate) fn quantized_linear(x: Tensor<3>, weight: &QuantizedMatrix) -> Tensor<3> {
+    let (values, scales) = weight.parts();
+    Tensor::from_dispatch(Dispatch::olmo_quantized_linear(x.into_dispatch(), values, scales))
+}
+
+/// [`three_linears`] with quantised weights.
+pub(crate) fn three_quantized_linears(
+    x: Tensor<3>,
+    weights: [&QuantizedMatrix; 3],
+) -> [Tensor<3>; 3] {
+    let [(av, a), (bv, b), (cv, c)] = weights.map(QuantizedMatrix::parts);
+    let x = x.into_dispatch();
+    let (a, b, c) = Dispatch::olmo_three_quantized_linears(x, av, a, bv, b, cv, c);
+    [a, b, c].map(Tensor::from_dispatch)
+}
+
+/// [`gated_linear`] with quantised weights.
+pub(crate) fn quantized_gated_linear(
+    x: Tensor<3>,
+    gate: &QuantizedMatrix,
+    up: &QuantizedMatrix,
+) -> Tensor<3> {
+    let ((gate_values, gate_scales), (up_values, up_scales)) = (gate.parts(), up.parts());
+    Tensor::from_dispatch(Dispatch::olmo_quantized_gated_linear(
+        x.into_dispatch(),
+        gate_values,
+        gate_scales,
+        up_values,
+        up_scales,
+    ))
+}
+
+/// The elements of a quantised matrix, `[d_out, d_in]` in f32; see
+/// [`QuantizedMatrix`] for the form of `values` and `scales`.
+pub(crate) fn dequantize(values: Tensor<2, Int>, scales: Tensor<2>) -> Tensor<2> {
+    let (values, scales) = (values.into_dispatch(), scales.into_dispatch());
+    Tensor::from_dispatch(Dispatch::olmo_dequantize(values, scales))
+}
+
+/// Whether tensors of single bytes can live on a device.
+pub(crate) fn holds_quantized(device: &Device) -> bool {
+    #[cfg(feature = "flex")]
+    if *device == Device::flex() {
+        return true;
+    }
+    let _ = device;
+    false
+}
+
 /// Causal attention over grouped heads, softmax in f32.
 ///
 /// `q` is `[batch, n_heads, seq_q, head_dim]`, `k` and `v` are `[batch, n_kv_heads, seq_kv,
@@ -298,6 +430,6 @@ pub(crate) fn cross_entropy(
 }
 
 /// How the device stores truth values: GPUs have no type of one byte for them.
-fn bool_dtype<B: Backend>(device: &burn::backend::tensor::Device<B>) -> BoolDType {
+fn bool_dtype<B: Backend>(device: &BackendDevice<B>) -> BoolDType {
     burn::backend::get_or_init_device_settings::<B>(device).bool_dtype
 }

@@ -9,7 +9,10 @@
     reason = "what is not inlined into the dispatched function is compiled without its instructions"
 )]
 
+mod dot;
+mod element;
 mod lanes;
+mod linear;
 mod norm;
 mod rotary;
 mod softmax;
@@ -25,6 +28,64 @@ use rayon::prelude::*;
 use super::{AttentionRows, Kernels};
 
 impl Kernels for Flex {
+    fn olmo_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        let [y] = linear::linears(x, [weight]);
+        y
+    }
+
+    fn olmo_three_linears(
+        x: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        c: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        linear::linears(x, [a, b, c]).into()
+    }
+
+    fn olmo_gated_linear(
+        x: FloatTensor<Self>,
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        linear::gated(x, gate, up)
+    }
+
+    fn olmo_dequantize(values: IntTensor<Self>, scales: FloatTensor<Self>) -> FloatTensor<Self> {
+        linear::dequantize(values, scales)
+    }
+
+    fn olmo_quantized_linear(
+        x: FloatTensor<Self>,
+        values: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let [y] = linear::quantized_linears(x, [(values, scales)]);
+        y
+    }
+
+    fn olmo_three_quantized_linears(
+        x: FloatTensor<Self>,
+        a_values: IntTensor<Self>,
+        a_scales: FloatTensor<Self>,
+        b_values: IntTensor<Self>,
+        b_scales: FloatTensor<Self>,
+        c_values: IntTensor<Self>,
+        c_scales: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let weights = [(a_values, a_scales), (b_values, b_scales), (c_values, c_scales)];
+        linear::quantized_linears(x, weights).into()
+    }
+
+    fn olmo_quantized_gated_linear(
+        x: FloatTensor<Self>,
+        gate_values: IntTensor<Self>,
+        gate_scales: FloatTensor<Self>,
+        up_values: IntTensor<Self>,
+        up_scales: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        linear::quantized_gated(x, [(gate_values, gate_scales), (up_values, up_scales)])
+    }
+
     fn olmo_masked_softmax(scores: FloatTensor<Self>, rows: AttentionRows) -> FloatTensor<Self> {
         if !all_f32(&[&scores]) {
             return super::attention::masked_softmax::<Self>(scores, rows);
@@ -161,7 +222,7 @@ fn values(x: &FlexTensor) -> &[f32] {
     x.as_slice().expect("callers hold contiguous f32 tensors")
 }
 
-fn from_vec(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
+fn from_vec<E: element::Element>(values: Vec<E>, shape: impl Into<Shape>) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape.into()))
 }
 

@@ -1,0 +1,127 @@
+//! Projections: weights of any type as they are held, multiplied by the products of [`dot`].
+
+use burn::backend::Flex;
+use burn::backend::flex::FlexTensor;
+use burn::tensor::DType;
+use half::{bf16, f16};
+
+use super::dot::{self, Input, Rows};
+use super::element::Element;
+use super::{from_vec, last_dim};
+use crate::quantized::BLOCK;
+
+/// `x wᵀ` for each weight.
+pub(super) fn linears<const N: usize>(x: FlexTensor, weights: [FlexTensor; N]) -> [FlexTensor; N] {
+    let dtype = x.dtype();
+    if !is_float(dtype) || weights.iter().any(|weight| weight.dtype() != dtype) {
+        return weights.map(|weight| super::super::linear::forward::<Flex>(x.clone(), weight));
+    }
+    let weights = weights.map(|weight| weight.to_contiguous());
+    products(&x, weights.each_ref().map(rows))
+}
+
+/// `silu(x gateᵀ) * (x upᵀ)`.
+pub(super) fn gated(x: FlexTensor, gate: FlexTensor, up: FlexTensor) -> FlexTensor {
+    let dtype = x.dtype();
+    if !is_float(dtype) || gate.dtype() != dtype || up.dtype() != dtype {
+        let gate = super::super::linear::forward::<Flex>(x.clone(), gate);
+        let up = super::super::linear::forward::<Flex>(x, up);
+        return super::super::swiglu::forward::<Flex>(gate, up);
+    }
+    let (gate, up) = (gate.to_contiguous(), up.to_contiguous());
+    gated_product(&x, rows(&gate), rows(&up))
+}
+
+/// Values and scales of a quantised matrix.
+type Quantized = (FlexTensor, FlexTensor);
+
+pub(super) fn quantized_linears<const N: usize>(
+    x: FlexTensor,
+    weights: [Quantized; N],
+) -> [FlexTensor; N] {
+    let weights = weights.map(contiguous);
+    products(&x, weights.each_ref().map(|(values, scales)| quantized_rows(values, scales)))
+}
+
+pub(super) fn quantized_gated(x: FlexTensor, weights: [Quantized; 2]) -> FlexTensor {
+    let weights = weights.map(contiguous);
+    let [gate, up] = weights.each_ref().map(|(values, scales)| quantized_rows(values, scales));
+    gated_product(&x, gate, up)
+}
+
+fn contiguous((values, scales): Quantized) -> Quantized {
+    (values.to_contiguous(), scales.to_contiguous())
+}
+
+/// The elements in f32.
+pub(super) fn dequantize(values: FlexTensor, scales: FlexTensor) -> FlexTensor {
+    let (values, scales) = (values.to_contiguous(), scales.to_contiguous());
+    let shape = scales.layout().shape().clone();
+    let mut out = vec![0.0; shape.num_elements() * BLOCK];
+    quantized_rows(&values, &scales).widen(0..out.len(), &mut out);
+    from_vec(out, [shape[0], shape[1] * BLOCK])
+}
+
+fn products<const N: usize>(x: &FlexTensor, weights: [Rows<'_>; N]) -> [FlexTensor; N] {
+    fn run<E: Element, const N: usize>(x: &FlexTensor, weights: [Rows<'_>; N]) -> [FlexTensor; N] {
+        let d_in = last_dim(x);
+        let contiguous = x.to_contiguous();
+        let mut outputs = dot::linears::<E>(&Input::new(rows(&contiguous), d_in), &weights);
+        let mut next = 0;
+        weights.map(|weight| {
+            let values = std::mem::take(&mut outputs[next]);
+            next += 1;
+            shaped(values, x, weight.len() / d_in)
+        })
+    }
+    match x.dtype() {
+        DType::F16 => run::<f16, N>(x, weights),
+        DType::BF16 => run::<bf16, N>(x, weights),
+        _ => run::<f32, N>(x, weights),
+    }
+}
+
+fn gated_product(x: &FlexTensor, gate: Rows<'_>, up: Rows<'_>) -> FlexTensor {
+    fn run<E: Element>(x: &FlexTensor, gate: Rows<'_>, up: Rows<'_>) -> FlexTensor {
+        let d_in = last_dim(x);
+        let contiguous = x.to_contiguous();
+        let input = Input::new(rows(&contiguous), d_in);
+        shaped(dot::gated::<E>(&input, gate, up), x, gate.len() / d_in)
+    }
+    match x.dtype() {
+        DType::F16 => run::<f16>(x, gate, up),
+        DType::BF16 => run::<bf16>(x, gate, up),
+        _ => run::<f32>(x, gate, up),
+    }
+}
+
+/// The shape of `x` with another last dimension.
+fn shaped<E: Element>(values: Vec<E>, x: &FlexTensor, d_out: usize) -> FlexTensor {
+    let mut shape = x.layout().shape().clone();
+    let last = shape.num_dims() - 1;
+    shape[last] = d_out;
+    from_vec(values, shape)
+}
+
+fn is_float(dtype: DType) -> bool {
+    matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
+}
+
+/// The elements of a contiguous tensor.
+fn rows(x: &FlexTensor) -> Rows<'_> {
+    const CONTIGUOUS: &str = "callers hold contiguous tensors of floats";
+    match x.dtype() {
+        DType::F16 => Rows::F16(x.as_slice().expect(CONTIGUOUS)),
+        DType::BF16 => Rows::Bf16(x.as_slice().expect(CONTIGUOUS)),
+        _ => Rows::F32(x.as_slice().expect(CONTIGUOUS)),
+    }
+}
+
+fn quantized_rows<'a>(values: &'a FlexTensor, scales: &'a FlexTensor) -> Rows<'a> {
+    const CONTIGUOUS: &str = "callers hold contiguous tensors of quantised elements";
+    let scales = scales.as_slice().expect(CONTIGUOUS);
+    match values.dtype() {
+        DType::I8 => Rows::Q8 { values: values.as_slice().expect(CONTIGUOUS), scales },
+        _ => Rows::Q4 { values: values.as_slice().expect(CONTIGUOUS), scales },
+    }
+}
