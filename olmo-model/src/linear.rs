@@ -10,6 +10,7 @@ use crate::quantized::QuantizedMatrix;
 ///
 /// Only a dense one is a parameter; a quantised one takes no part in training.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant, reason = "a model has a few hundred, and none is moved")]
 pub enum Matrix {
     /// In the dtype of the model.
     Dense(Param<Tensor<2>>),

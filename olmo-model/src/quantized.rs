@@ -162,7 +162,7 @@ fn q4_block(block: &[f32; BLOCK]) -> ([u8; BLOCK / 2], bf16) {
 fn away_from_zero(x: f32) -> bf16 {
     let bits = x.to_bits();
     let cut = (bits >> 16) as u16;
-    bf16::from_bits(if bits & 0xFFFF == 0 { cut } else { cut + 1 })
+    bf16::from_bits(if bits.trailing_zeros() >= 16 { cut } else { cut + 1 })
 }
 
 fn inverse(scale: bf16) -> f32 {

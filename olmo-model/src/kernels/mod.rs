@@ -56,11 +56,7 @@ pub(crate) trait Kernels: Backend {
         b: FloatTensor<Self>,
         c: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        (
-            Self::olmo_linear(x.clone(), a),
-            Self::olmo_linear(x.clone(), b),
-            Self::olmo_linear(x, c),
-        )
+        (Self::olmo_linear(x.clone(), a), Self::olmo_linear(x.clone(), b), Self::olmo_linear(x, c))
     }
 
     #[fusion(default)]

@@ -1,31 +1,37 @@
-//! Kernels for burn's CPU backend, in f32.
+//! Kernels for burn's CPU backend, computed in f32.
 //!
 //! Composed of burn's operations, a norm or a softmax reads and writes its tensor five to ten
-//! times; here it is one pass over rows that are in cache, shared among the threads. Where the
-//! operand is not f32, the composed form is used. Results do not depend on the number of threads.
+//! times; here it is one pass over rows that are in cache, shared among the threads. Forward passes
+//! read and write f32, f16 and bf16; backward passes of the narrow types are composed. Results do
+//! not depend on the number of threads.
 
 #![allow(
     clippy::inline_always,
     reason = "what is not inlined into the dispatched function is compiled without its instructions"
 )]
 
+mod attention;
 mod dot;
 mod element;
 mod lanes;
 mod linear;
 mod norm;
 mod rotary;
+mod shared;
 mod softmax;
 mod swiglu;
 mod token_losses;
+mod weighted_sum;
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::tensor::{DType, Shape, TensorData};
+use half::{bf16, f16};
 use rayon::prelude::*;
 
-use super::{AttentionRows, Kernels};
+use self::element::Element;
+use super::{AttentionRows, AttentionSpan, Kernels};
 
 impl Kernels for Flex {
     fn olmo_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -86,6 +92,20 @@ impl Kernels for Flex {
         linear::quantized_gated(x, [(gate_values, gate_scales), (up_values, up_scales)])
     }
 
+    fn olmo_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        span: AttentionSpan,
+    ) -> FloatTensor<Self> {
+        match q.dtype() {
+            DType::F32 => attention::forward::<f32>(q, k, v, &span),
+            DType::BF16 => attention::forward::<bf16>(q, k, v, &span),
+            DType::F16 => attention::forward::<f16>(q, k, v, &span),
+            _ => super::attention::forward::<Self>(q, k, v, span),
+        }
+    }
+
     fn olmo_masked_softmax(scores: FloatTensor<Self>, rows: AttentionRows) -> FloatTensor<Self> {
         if !all_f32(&[&scores]) {
             return super::attention::masked_softmax::<Self>(scores, rows);
@@ -110,10 +130,12 @@ impl Kernels for Flex {
         sin: FloatTensor<Self>,
         n_heads: usize,
     ) -> FloatTensor<Self> {
-        if !all_f32(&[&x, &cos, &sin]) {
-            return super::rotary::forward::<Self>(x, cos, sin, n_heads);
+        match x.dtype() {
+            DType::F32 => rotary::forward::<f32>(x, cos, sin, n_heads),
+            DType::BF16 => rotary::forward::<bf16>(x, cos, sin, n_heads),
+            DType::F16 => rotary::forward::<f16>(x, cos, sin, n_heads),
+            _ => super::rotary::forward::<Self>(x, cos, sin, n_heads),
         }
-        rotary::forward(x, cos, sin, n_heads)
     }
 
     fn olmo_rotary_backward(
@@ -128,10 +150,12 @@ impl Kernels for Flex {
     }
 
     fn olmo_layer_norm(x: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
-        if !all_f32(&[&x]) {
-            return super::norm::layer_norm::<Self>(x, eps);
+        match x.dtype() {
+            DType::F32 => norm::layer_norm::<f32>(x, eps),
+            DType::BF16 => norm::layer_norm::<bf16>(x, eps),
+            DType::F16 => norm::layer_norm::<f16>(x, eps),
+            _ => super::norm::layer_norm::<Self>(x, eps),
         }
-        norm::layer_norm(x, eps)
     }
 
     fn olmo_layer_norm_backward(
@@ -151,10 +175,15 @@ impl Kernels for Flex {
         eps: f64,
         cast_first: bool,
     ) -> FloatTensor<Self> {
-        if !all_f32(&[&x, &weight]) {
-            return super::norm::rms_norm::<Self>(x, weight, eps, cast_first);
+        match x.dtype() {
+            dtype if dtype != weight.dtype() => {
+                super::norm::rms_norm::<Self>(x, weight, eps, cast_first)
+            }
+            DType::F32 => norm::rms_norm::<f32>(x, weight, eps, cast_first),
+            DType::BF16 => norm::rms_norm::<bf16>(x, weight, eps, cast_first),
+            DType::F16 => norm::rms_norm::<f16>(x, weight, eps, cast_first),
+            _ => super::norm::rms_norm::<Self>(x, weight, eps, cast_first),
         }
-        norm::rms_norm(x, weight, eps)
     }
 
     fn olmo_rms_norm_backward(
@@ -170,10 +199,12 @@ impl Kernels for Flex {
     }
 
     fn olmo_swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
-        if !all_f32(&[&gate, &up]) {
-            return super::swiglu::forward::<Self>(gate, up);
+        match gate.dtype() {
+            DType::F32 => swiglu::forward::<f32>(gate, up),
+            DType::BF16 => swiglu::forward::<bf16>(gate, up),
+            DType::F16 => swiglu::forward::<f16>(gate, up),
+            _ => super::swiglu::forward::<Self>(gate, up),
         }
-        swiglu::forward(gate, up)
     }
 
     fn olmo_swiglu_backward(
@@ -219,10 +250,15 @@ fn into_vec(x: FlexTensor) -> Vec<f32> {
 
 /// The elements in row-major order, to read.
 fn values(x: &FlexTensor) -> &[f32] {
-    x.as_slice().expect("callers hold contiguous f32 tensors")
+    typed(x)
 }
 
-fn from_vec<E: element::Element>(values: Vec<E>, shape: impl Into<Shape>) -> FlexTensor {
+/// The elements in row-major order, to read.
+fn typed<E: Element>(x: &FlexTensor) -> &[E] {
+    x.as_slice().expect("callers hold contiguous tensors of this type")
+}
+
+fn from_vec<E: Element>(values: Vec<E>, shape: impl Into<Shape>) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape.into()))
 }
 
@@ -234,12 +270,12 @@ fn last_dim(x: &FlexTensor) -> usize {
 /// Calls `f(first_row, rows)` for blocks of whole rows of `out`, in parallel where that pays.
 ///
 /// `f` runs with the widest vector instructions of the machine enabled.
-fn for_row_blocks(out: &mut [f32], row: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
+fn for_row_blocks<E: Element>(out: &mut [E], row: usize, f: impl Fn(usize, &mut [E]) + Sync) {
     if out.is_empty() {
         return;
     }
     let rows_per_block = (PARALLEL_ELEMENTS / row).max(1);
-    let run = |(block, rows): (usize, &mut [f32])| {
+    let run = |(block, rows): (usize, &mut [E])| {
         pulp::Arch::new().dispatch(
             #[inline(always)]
             || f(block * rows_per_block, rows),

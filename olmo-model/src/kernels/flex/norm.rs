@@ -3,33 +3,24 @@
 use burn::backend::flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::{for_row_blocks, from_vec, into_vec, lanes, last_dim, values};
+use super::element::Element;
+use super::{for_row_blocks, from_vec, into_vec, lanes, last_dim, typed, values};
 
 /// Rows whose contributions to a weight's gradient are summed together; fixed, so that the sum does
 /// not depend on the number of threads.
 const ROWS_PER_SUM: usize = 64;
 
-pub(super) fn layer_norm(x: FlexTensor, eps: f64) -> FlexTensor {
-    let shape = x.layout().shape().clone();
-    let d = last_dim(&x);
-    let x = x.to_contiguous();
-    let x = values(&x);
-    let mut out = vec![0.0; x.len()];
-    for_row_blocks(
-        &mut out,
-        d,
+pub(super) fn layer_norm<E: Element>(x: FlexTensor, eps: f64) -> FlexTensor {
+    for_rows::<E>(
+        x,
         #[inline(always)]
-        |first, block| {
-            for (i, out) in block.chunks_exact_mut(d).enumerate() {
-                let x = &x[(first + i) * d..][..d];
-                let (mean, inverse) = mean_and_inverse_sigma(x, eps);
-                for (out, x) in out.iter_mut().zip(x) {
-                    *out = (x - mean) * inverse;
-                }
+        |x, out| {
+            let (mean, inverse) = mean_and_inverse_sigma(x, eps);
+            for (out, x) in out.iter_mut().zip(x) {
+                *out = E::narrow((x - mean) * inverse);
             }
         },
-    );
-    from_vec(out, shape)
+    )
 }
 
 pub(super) fn layer_norm_backward(x: FlexTensor, grad: FlexTensor, eps: f64) -> FlexTensor {
@@ -64,23 +55,51 @@ fn mean_and_inverse_sigma(x: &[f32], eps: f64) -> (f32, f32) {
     (mean, 1.0 / (variance + eps as f32).sqrt())
 }
 
-pub(super) fn rms_norm(x: FlexTensor, weight: FlexTensor, eps: f64) -> FlexTensor {
+/// `cast_first` rounds to `E` before the product with the weight too.
+pub(super) fn rms_norm<E: Element>(
+    x: FlexTensor,
+    weight: FlexTensor,
+    eps: f64,
+    cast_first: bool,
+) -> FlexTensor {
+    let weight = weight.to_contiguous();
+    let weight: &[E] = typed(&weight);
+    for_rows::<E>(
+        x,
+        #[inline(always)]
+        |x, out| {
+            let inverse = inverse_rms(x, eps);
+            if cast_first {
+                for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
+                    *out = E::narrow(E::narrow(x * inverse).widen() * w.widen());
+                }
+            } else {
+                for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
+                    *out = E::narrow(x * inverse * w.widen());
+                }
+            }
+        },
+    )
+}
+
+/// Calls `f(row, out)` with each row of `x` in f32.
+fn for_rows<E: Element>(x: FlexTensor, f: impl Fn(&[f32], &mut [E]) + Sync) -> FlexTensor {
     let shape = x.layout().shape().clone();
     let d = last_dim(&x);
-    let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
-    let (x, weight) = (values(&x), values(&weight));
-    let mut out = vec![0.0; x.len()];
+    let x = x.to_contiguous();
+    let x: &[E] = typed(&x);
+    let mut out = vec![E::default(); x.len()];
     for_row_blocks(
         &mut out,
         d,
         #[inline(always)]
         |first, block| {
+            let mut row = vec![0.0; d];
             for (i, out) in block.chunks_exact_mut(d).enumerate() {
-                let x = &x[(first + i) * d..][..d];
-                let inverse = inverse_rms(x, eps);
-                for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
-                    *out = x * inverse * w;
+                for (wide, x) in row.iter_mut().zip(&x[(first + i) * d..][..d]) {
+                    *wide = x.widen();
                 }
+                f(&row, out);
             }
         },
     );

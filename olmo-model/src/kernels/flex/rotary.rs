@@ -2,10 +2,11 @@
 
 use burn::backend::flex::FlexTensor;
 
-use super::{for_row_blocks, from_vec, values};
+use super::element::Element;
+use super::{for_row_blocks, from_vec, typed, values};
 
 /// `[batch, seq, n_heads * head_dim]` to `[batch, n_heads, seq, head_dim]`.
-pub(super) fn forward(
+pub(super) fn forward<E: Element>(
     x: FlexTensor,
     cos: FlexTensor,
     sin: FlexTensor,
@@ -14,10 +15,10 @@ pub(super) fn forward(
     let shape = x.layout().shape().clone();
     let (batch, seq, head_dim) = (shape[0], shape[1], shape[2] / n_heads);
     let (x, cos, sin) = (x.to_contiguous(), cos.to_contiguous(), sin.to_contiguous());
-    let (x, cos, sin) = (values(&x), values(&cos), values(&sin));
+    let (x, cos, sin): (&[E], _, _) = (typed(&x), values(&cos), values(&sin));
     let half = head_dim / 2;
     let n_turns = cos.len() / half;
-    let mut out = vec![0.0; x.len()];
+    let mut out = vec![E::default(); x.len()];
     for_row_blocks(
         &mut out,
         head_dim,
@@ -65,13 +66,14 @@ pub(super) fn backward(grad: FlexTensor, cos: FlexTensor, sin: FlexTensor) -> Fl
 }
 
 #[inline(always)]
-fn turn(x: &[f32], out: &mut [f32], cos: &[f32], sin: &[f32], direction: f32) {
+fn turn<E: Element>(x: &[E], out: &mut [E], cos: &[f32], sin: &[f32], direction: f32) {
     let half = cos.len();
     let (x1, x2) = x.split_at(half);
     let (out1, out2) = out.split_at_mut(half);
     for i in 0..half {
-        let sin = direction * sin[i];
-        out1[i] = x1[i] * cos[i] - x2[i] * sin;
-        out2[i] = x2[i] * cos[i] + x1[i] * sin;
+        let (cos, sin) = (cos[i], direction * sin[i]);
+        let (x1, x2) = (x1[i].widen(), x2[i].widen());
+        out1[i] = E::narrow(x1 * cos - x2 * sin);
+        out2[i] = E::narrow(x2 * cos + x1 * sin);
     }
 }

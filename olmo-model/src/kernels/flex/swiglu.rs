@@ -3,13 +3,14 @@
 use burn::backend::flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::{PARALLEL_ELEMENTS, for_row_blocks, from_vec, into_vec, lanes, values};
+use super::element::Element;
+use super::{PARALLEL_ELEMENTS, for_row_blocks, from_vec, into_vec, lanes, typed, values};
 
-pub(super) fn forward(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
+pub(super) fn forward<E: Element>(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
     let shape = gate.layout().shape().clone();
     let (gate, up) = (gate.to_contiguous(), up.to_contiguous());
-    let (gate, up) = (values(&gate), values(&up));
-    let mut out = vec![0.0; gate.len()];
+    let (gate, up): (&[E], &[E]) = (typed(&gate), typed(&up));
+    let mut out = vec![E::default(); gate.len()];
     for_row_blocks(
         &mut out,
         1,
@@ -17,11 +18,18 @@ pub(super) fn forward(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
         |first, out| {
             let (gate, up) = (&gate[first..][..out.len()], &up[first..][..out.len()]);
             for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
-                *out = gate * lanes::sigmoid(*gate) * up;
+                *out = gated(gate.widen(), *up);
             }
         },
     );
     from_vec(out, shape)
+}
+
+/// `silu(gate) * up`, each step rounded to `E`.
+#[inline(always)]
+pub(super) fn gated<E: Element>(gate: f32, up: E) -> E {
+    let silu = E::narrow(gate * lanes::sigmoid(gate));
+    E::narrow(silu.widen() * up.widen())
 }
 
 /// Gradients by `gate` and by `up`.

@@ -42,8 +42,7 @@ pub(super) fn f32_tile<const R: usize, const C: usize>(
     if whole < k {
         let mask = (1_u16 << (k - whole)) - 1;
         // SAFETY: the mask leaves out what is past the row's end.
-        let load =
-            |p: *const f32, row| unsafe { _mm512_maskz_loadu_ps(mask, p.add(row + whole)) };
+        let load = |p: *const f32, row| unsafe { _mm512_maskz_loadu_ps(mask, p.add(row + whole)) };
         accumulate(&mut sums, |r| load(x, r * x_stride), |c| load(w, c * w_stride));
     }
     add_sums(&sums, out);
@@ -115,7 +114,7 @@ fn add_sums<const R: usize, const C: usize>(sums: &[[__m512; C]; R], out: &mut S
             *vector = sums[(first + i) / C][(first + i) % C];
         }
         // SAFETY: the array holds one vector.
-        unsafe { _mm512_storeu_ps(totals.as_mut_ptr(), totals_of(vectors)) };
+        unsafe { _mm512_storeu_ps(totals.as_mut_ptr(), totals_of(&vectors)) };
         for (i, total) in totals.iter().take(n).enumerate() {
             out.add((first + i) / C, (first + i) % C, *total);
         }
@@ -125,7 +124,7 @@ fn add_sums<const R: usize, const C: usize>(sums: &[[__m512; C]; R], out: &mut S
 /// Element `i` is the sum of vector `i`: a tree of additions of halves, quarters, pairs.
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn totals_of(v: [__m512; 16]) -> __m512 {
+fn totals_of(v: &[__m512; 16]) -> __m512 {
     let mut halves = [_mm512_setzero_ps(); 8];
     for (i, half) in halves.iter_mut().enumerate() {
         let low = _mm512_shuffle_f32x4::<0x44>(v[i], v[i + 8]);

@@ -61,9 +61,9 @@ const BLOCK_ROWS: usize = 128;
 
 /// Rows of equal length with a stride between their starts.
 #[derive(Clone, Copy)]
-struct Strided<'a, T> {
-    values: &'a [T],
-    stride: usize,
+pub(super) struct Strided<'a, T> {
+    pub(super) values: &'a [T],
+    pub(super) stride: usize,
 }
 
 impl<'a, T> Strided<'a, T> {
@@ -72,7 +72,7 @@ impl<'a, T> Strided<'a, T> {
     }
 
     /// The first `k` elements of a row.
-    fn row(&self, row: usize, k: usize) -> &'a [T] {
+    pub(super) fn row(&self, row: usize, k: usize) -> &'a [T] {
         &self.values[row * self.stride..][..k]
     }
 
@@ -168,10 +168,8 @@ impl<'a> Input<'a> {
             let length = BLOCK_LENGTH.min(self.k - start);
             for first in columns.clone().step_by(TILE_COLUMNS) {
                 let tile = first..columns.end.min(first + TILE_COLUMNS);
-                let sums = StridedMut {
-                    values: &mut out[first - columns.start..],
-                    stride: columns.len(),
-                };
+                let sums =
+                    StridedMut { values: &mut out[first - columns.start..], stride: columns.len() };
                 self.column_tile(w, rows.clone(), tile, start..start + length, sums, &mut scratch);
             }
         }
@@ -214,6 +212,29 @@ impl<'a> Input<'a> {
             let x = Strided::at(self.f32(), k, first.absolute, part.start);
             sums_at(&mut sums, first.relative, |sums| {
                 f32_tile(self.isa, x, w, n_rows, n_columns, length, sums);
+            });
+        }
+    }
+}
+
+/// Products of `n_rows` rows with `n_columns` others, `k` long, added to rows of `out` that begin
+/// `stride` apart, on this thread.
+pub(super) fn small(
+    x: Strided<'_, f32>,
+    w: Strided<'_, f32>,
+    [n_rows, n_columns, k]: [usize; 3],
+    out: &mut [f32],
+    stride: usize,
+) {
+    let isa = Isa::detect();
+    for column in (0..n_columns).step_by(TILE_COLUMNS) {
+        let w = Strided::at(w.values, w.stride, column, 0);
+        let mut sums = StridedMut { values: &mut out[column..], stride };
+        for (first, n) in tiles(0..n_rows) {
+            let x = Strided::at(x.values, x.stride, first.absolute, 0);
+            let n_columns = TILE_COLUMNS.min(n_columns - column);
+            sums_at(&mut sums, first.relative, |sums| {
+                f32_tile(isa, x, w, n, n_columns, k, sums);
             });
         }
     }

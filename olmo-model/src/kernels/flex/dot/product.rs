@@ -1,12 +1,12 @@
 //! Whole products, shared among threads by columns.
 
-use std::marker::PhantomData;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::super::element::Element;
-use super::super::lanes;
+use super::super::shared::Columns;
+use super::super::swiglu;
 use super::{BLOCK_ROWS, Input, Rows, TILE_COLUMNS};
 
 /// Columns of one task at most: the sums of [`BLOCK_ROWS`] rows stay in the second-level cache.
@@ -32,7 +32,6 @@ pub(in super::super) fn linears<E: Element>(x: &Input<'_>, weights: &[Rows<'_>])
             }
         }
     });
-    drop(columns);
     outputs
 }
 
@@ -58,16 +57,14 @@ pub(in super::super) fn gated<E: Element>(x: &Input<'_>, gate: Rows<'_>, up: Row
             }
         }
     });
-    drop(columns);
     output
 }
 
+/// Puts the gated values in the place of the gates.
 #[inline(always)]
 fn gate_row<E: Element>(gates: &mut [f32], ups: &[f32]) {
     for (gate, up) in gates.iter_mut().zip(ups) {
-        let x = E::narrow(*gate).widen();
-        let silu = E::narrow(x * lanes::sigmoid(x)).widen();
-        *gate = silu * E::narrow(*up).widen();
+        *gate = swiglu::gated(E::narrow(*gate).widen(), E::narrow(*up)).widen();
     }
 }
 
@@ -90,7 +87,9 @@ fn for_each_task(
         .collect();
     if n_threads == 1 {
         let mut buffer = Vec::new();
-        tasks.into_iter().for_each(|(which, task)| f(which, task, &mut buffer));
+        for (which, task) in tasks {
+            f(which, task, &mut buffer);
+        }
     } else {
         tasks
             .into_par_iter()
@@ -108,37 +107,4 @@ fn sized(buffer: &mut Vec<f32>, n: usize) -> &mut [f32] {
         buffer.resize(n, 0.0);
     }
     &mut buffer[..n]
-}
-
-/// A row-major matrix that several threads write, each its own columns.
-struct Columns<'a, E> {
-    start: *mut E,
-    n_elements: usize,
-    n_columns: usize,
-    matrix: PhantomData<&'a mut [E]>,
-}
-
-// SAFETY: the pointer is used by `write` only, whose callers keep to columns of their own.
-unsafe impl<E: Send> Sync for Columns<'_, E> {}
-
-impl<'a, E: Element> Columns<'a, E> {
-    fn new(matrix: &'a mut [E], n_columns: usize) -> Self {
-        let (start, n_elements) = (matrix.as_mut_ptr(), matrix.len());
-        Self { start, n_elements, n_columns, matrix: PhantomData }
-    }
-
-    /// Writes a part of a row.
-    ///
-    /// # Safety
-    ///
-    /// No other thread may write the same columns at the same time.
-    unsafe fn write(&self, row: usize, column: usize, values: impl ExactSizeIterator<Item = f32>) {
-        let first = row * self.n_columns + column;
-        assert!(column + values.len() <= self.n_columns && first + values.len() <= self.n_elements);
-        // SAFETY: the range lies within the matrix, and is this thread's alone.
-        let out = unsafe { std::slice::from_raw_parts_mut(self.start.add(first), values.len()) };
-        for (out, value) in out.iter_mut().zip(values) {
-            *out = E::narrow(value);
-        }
-    }
 }

@@ -1,3 +1,5 @@
+//! Products against plain sums, of every size, type and instruction set.
+
 use half::{bf16, f16};
 
 use super::super::element::Element;
@@ -59,10 +61,9 @@ fn quantised_rows_are_multiplied_as_their_values() {
     let q8: Vec<i8> = (0..n * k).map(|i| (i * 7 % 255) as i8).collect();
     let q4: Vec<u8> = (0..n * k / 2).map(|i| (i * 11 % 256) as u8).collect();
     for isa in every_isa() {
-        for w in [
-            Rows::Q8 { values: &q8, scales: &scales },
-            Rows::Q4 { values: &q4, scales: &scales },
-        ] {
+        for w in
+            [Rows::Q8 { values: &q8, scales: &scales }, Rows::Q4 { values: &q4, scales: &scales }]
+        {
             let mut values = vec![0.0; w.len()];
             w.widen(0..w.len(), &mut values);
             let found = linears::<f32>(&Input::with_isa(Rows::F32(&x), k, isa), &[w]).remove(0);
@@ -75,7 +76,10 @@ fn quantised_rows_are_multiplied_as_their_values() {
     Rows::Q4 { values: &q4, scales: &scales }.widen(0..n * k, &mut values);
     let pair = i32::from(q4[BLOCK / 2 + 3]);
     assert_eq!(values[BLOCK + 3].to_bits(), (((pair & 15) - 8) as f32 * 0.25).to_bits());
-    assert_eq!(values[BLOCK + BLOCK / 2 + 3].to_bits(), (((pair >> 4) - 8) as f32 * 0.25).to_bits());
+    assert_eq!(
+        values[BLOCK + BLOCK / 2 + 3].to_bits(),
+        (((pair >> 4) - 8) as f32 * 0.25).to_bits()
+    );
 }
 
 #[test]

@@ -1,0 +1,226 @@
+//! Attention in blocks of queries: scores, softmax and the weighted sum of values of a block stay in
+//! the cache, and keys and values are read where they lie, be it in a [`KvCache`](crate::KvCache).
+//!
+//! Values are rounded to the type of the operands where the composed form rounds them.
+
+use std::ops::Range;
+
+use burn::backend::flex::FlexTensor;
+use rayon::prelude::*;
+
+use super::dot::{self, Strided};
+use super::element::Element;
+use super::shared::Columns;
+use super::weighted_sum::WeightedSum;
+use super::{from_vec, lanes};
+use crate::kernels::AttentionSpan;
+
+/// Score rows of a block at most: queries times the heads that share a key head.
+const BLOCK_ROWS: usize = 64;
+/// Keys or values that are widened at a time.
+const BLOCK_KEYS: usize = 192;
+/// Multiplications below which a second thread costs more than it saves.
+const PARALLEL_PRODUCTS: usize = 1 << 15;
+
+/// Queries `[batch, n_heads, seq_q, head_dim]`, keys and values `[batch, n_kv_heads, seq_kv,
+/// head_dim]`; the result has the shape of the queries, and the layout that concatenating the heads
+/// of each token wants.
+pub(super) fn forward<E: Element>(
+    q: FlexTensor,
+    k: FlexTensor,
+    v: FlexTensor,
+    span: &AttentionSpan,
+) -> FlexTensor {
+    let (q, k, v) = (with_whole_rows(q), with_whole_rows(k), with_whole_rows(v));
+    let (q, k, v) = (Heads::<E>::new(&q), Heads::new(&k), Heads::new(&v));
+    let [batch, n_heads, seq_q, head_dim] = q.shape;
+    let group = n_heads / k.shape[1];
+    let queries_per_block = (BLOCK_ROWS / group).clamp(1, seq_q.max(1));
+    let blocks: Vec<Block> = (0..batch * k.shape[1])
+        .flat_map(|head| {
+            (0..seq_q).step_by(queries_per_block).map(move |first| Block {
+                sequence: head / k.shape[1],
+                kv_head: head % k.shape[1],
+                first,
+                n_queries: queries_per_block.min(seq_q - first),
+            })
+        })
+        .collect();
+    let mut out = vec![E::default(); batch * seq_q * n_heads * head_dim];
+    let columns = Columns::new(&mut out, n_heads * head_dim);
+    let n_products = batch * n_heads * seq_q * k.shape[2] * head_dim;
+    let call = Call { q, k, v, group, span, out: &columns };
+    if n_products < PARALLEL_PRODUCTS {
+        let mut buffers = Buffers::default();
+        for block in &blocks {
+            call.block(block, &mut buffers);
+        }
+    } else {
+        blocks.par_iter().for_each_init(Buffers::default, |buffers, block| {
+            call.block(block, buffers);
+        });
+    }
+    let by_token = from_vec(out, [batch, seq_q, n_heads, head_dim]);
+    let by_head = by_token.layout().transpose(1, 2);
+    by_token.with_layout(by_head)
+}
+
+/// The elements of a head and token side by side.
+fn with_whole_rows(x: FlexTensor) -> FlexTensor {
+    match *x.layout().strides() {
+        [.., 1] if x.layout().has_positive_strides() => x,
+        _ => x.to_contiguous(),
+    }
+}
+
+/// `[batch, n_heads, seq, head_dim]` with any strides but the last.
+struct Heads<'a, E> {
+    values: &'a [E],
+    shape: [usize; 4],
+    strides: [usize; 4],
+}
+
+impl<'a, E: Element> Heads<'a, E> {
+    fn new(x: &'a FlexTensor) -> Self {
+        let strides = x.layout().strides();
+        Self {
+            values: &x.storage::<E>()[x.layout().start_offset()..],
+            shape: x.layout().shape().dims(),
+            strides: std::array::from_fn(|dim| strides[dim].unsigned_abs()),
+        }
+    }
+
+    fn row(&self, sequence: usize, head: usize, token: usize) -> &'a [E] {
+        let [by_sequence, by_head, by_token, _] = self.strides;
+        let start = sequence * by_sequence + head * by_head + token * by_token;
+        &self.values[start..][..self.shape[3]]
+    }
+
+    /// Writes the rows of some tokens of a head as f32.
+    fn widen(&self, block: &Block, tokens: Range<usize>, out: &mut Vec<f32>) {
+        out.clear();
+        for token in tokens {
+            let row = self.row(block.sequence, block.kv_head, token);
+            out.extend(row.iter().map(|x| x.widen()));
+        }
+    }
+}
+
+/// Queries of the heads that share a key head.
+struct Block {
+    sequence: usize,
+    kv_head: usize,
+    first: usize,
+    n_queries: usize,
+}
+
+/// Memory of a block's work, kept from one block to the next.
+#[derive(Default)]
+struct Buffers {
+    queries: Vec<f32>,
+    scores: Vec<f32>,
+    widened: Vec<f32>,
+    sums: Vec<f32>,
+}
+
+struct Call<'a, E> {
+    q: Heads<'a, E>,
+    k: Heads<'a, E>,
+    v: Heads<'a, E>,
+    group: usize,
+    span: &'a AttentionSpan,
+    out: &'a Columns<'a, E>,
+}
+
+impl<E: Element> Call<'_, E> {
+    fn block(&self, block: &Block, buffers: &mut Buffers) {
+        let [_, _, seq_q, head_dim] = self.q.shape;
+        let n_rows = block.n_queries * self.group;
+        let visible = |query| self.visible(block.sequence, query);
+        let first = visible(block.first).start;
+        let last = visible(block.first + block.n_queries - 1).end;
+        let n_keys = last.saturating_sub(first);
+        self.queries(block, &mut buffers.queries);
+        buffers.scores.clear();
+        buffers.scores.resize(n_rows * n_keys, 0.0);
+        for start in (first..last).step_by(BLOCK_KEYS) {
+            let keys = start..last.min(start + BLOCK_KEYS);
+            self.k.widen(block, keys.clone(), &mut buffers.widened);
+            dot::small(
+                Strided { values: &buffers.queries, stride: head_dim },
+                Strided { values: &buffers.widened, stride: head_dim },
+                [n_rows, keys.len(), head_dim],
+                &mut buffers.scores[start - first..],
+                n_keys,
+            );
+        }
+        let scale = 1.0 / (head_dim as f64).sqrt();
+        pulp::Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                for (row, scores) in buffers.scores.chunks_exact_mut(n_keys.max(1)).enumerate() {
+                    let seen = visible(block.first + row % block.n_queries);
+                    let seen = seen.start.saturating_sub(first)..seen.end.saturating_sub(first);
+                    softmax::<E>(scores, seen, scale as f32);
+                }
+            },
+        );
+        buffers.sums.clear();
+        buffers.sums.resize(n_rows * head_dim, 0.0);
+        for start in (first..last).step_by(BLOCK_KEYS) {
+            let keys = start..last.min(start + BLOCK_KEYS);
+            self.v.widen(block, keys.clone(), &mut buffers.widened);
+            pulp::Arch::new().dispatch(WeightedSum {
+                weights: Strided { values: &buffers.scores[start - first..], stride: n_keys },
+                values: &buffers.widened,
+                n_values: keys.len(),
+                sums: &mut buffers.sums,
+                length: head_dim,
+            });
+        }
+        for (row, sums) in buffers.sums.chunks_exact(head_dim).enumerate() {
+            let head = block.kv_head * self.group + row / block.n_queries;
+            let token = block.sequence * seq_q + block.first + row % block.n_queries;
+            // SAFETY: no other block has this head and token.
+            unsafe { self.out.write(token, head * head_dim, sums.iter().copied()) };
+        }
+    }
+
+    /// The queries of a block in f32, those of each head together.
+    fn queries(&self, block: &Block, out: &mut Vec<f32>) {
+        out.clear();
+        for head in block.kv_head * self.group..(block.kv_head + 1) * self.group {
+            for query in block.first..block.first + block.n_queries {
+                let row = self.q.row(block.sequence, head, query);
+                out.extend(row.iter().map(|x| x.widen()));
+            }
+        }
+    }
+
+    /// The keys that a query sees; the last query sees the last key.
+    fn visible(&self, sequence: usize, query: usize) -> Range<usize> {
+        let place = self.k.shape[2] - self.q.shape[2] + query;
+        let window = self.span.window.unwrap_or(usize::MAX);
+        let padding = self.span.padding.as_ref().map_or(0, |padding| padding[sequence].min(place));
+        (place + 1).saturating_sub(window).max(padding)..place + 1
+    }
+}
+
+/// Probabilities in the place of scores, rounded to `E`; zero outside `seen`.
+#[inline(always)]
+fn softmax<E: Element>(scores: &mut [f32], seen: Range<usize>, scale: f32) {
+    scores[..seen.start].fill(0.0);
+    scores[seen.end..].fill(0.0);
+    let scores = &mut scores[seen];
+    for x in scores.iter_mut() {
+        *x = E::narrow(E::narrow(*x).widen() * scale).widen();
+    }
+    let max = lanes::max(scores);
+    for x in scores.iter_mut() {
+        *x = lanes::exp(*x - max);
+    }
+    let inverse = 1.0 / lanes::sum(scores, |x| x);
+    for x in scores.iter_mut() {
+        *x = E::narrow(*x * inverse).widen();
+    }
+}
