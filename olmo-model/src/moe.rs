@@ -13,12 +13,12 @@
 
 use std::ops::Range;
 
-use burn::module::{Module, Param};
+use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 
 use crate::feed_forward::FeedForward;
 use crate::kernels::{self, RowMap};
-use crate::linear::Linear;
+use crate::linear::{Linear, Matrix};
 
 /// The feed-forward half of a block, where it is made of experts.
 #[derive(Module, Debug)]
@@ -142,7 +142,7 @@ impl MixtureOfExperts {
     /// a gradient as large as the whole.
     fn replace_rows(&self, rows: Tensor<2>, counts: &[usize]) -> Tensor<2> {
         self.busy(counts).fold(rows, |rows, (FeedForward { w1, w2, w3 }, range)| {
-            let weights = [&w1.weight, &w2.weight, &w3.weight].map(Param::val);
+            let weights = [&w1.weight, &w2.weight, &w3.weight].map(Matrix::val);
             kernels::expert(rows, weights, range)
         })
     }

@@ -131,6 +131,7 @@ impl Kernels for Flex {
         n_heads: usize,
     ) -> FloatTensor<Self> {
         match x.dtype() {
+            _ if !all_f32(&[&cos, &sin]) => super::rotary::forward::<Self>(x, cos, sin, n_heads),
             DType::F32 => rotary::forward::<f32>(x, cos, sin, n_heads),
             DType::BF16 => rotary::forward::<bf16>(x, cos, sin, n_heads),
             DType::F16 => rotary::forward::<f16>(x, cos, sin, n_heads),
