@@ -30,6 +30,7 @@ pub struct Block {
 }
 
 /// The second half of a block.
+#[allow(clippy::large_enum_variant, reason = "a model has a few dozen, and none is moved")]
 #[derive(Module, Debug)]
 pub enum BlockFeedForward {
     /// One SwiGLU layer for every token.

@@ -121,6 +121,7 @@ struct Buffers {
     scores: Vec<f32>,
     widened: Vec<f32>,
     sums: Vec<f32>,
+    scratch: dot::Scratch,
 }
 
 struct Call<'a, E> {
@@ -152,6 +153,7 @@ impl<E: Element> Call<'_, E> {
                 [n_rows, keys.len(), head_dim],
                 &mut buffers.scores[start - first..],
                 n_keys,
+                &mut buffers.scratch,
             );
         }
         let scale = 1.0 / (head_dim as f64).sqrt();

@@ -53,8 +53,8 @@ impl WeightedSum<'_> {
             let weights = self.weights.row(row, self.n_values);
             for (i, weight) in weights.iter().enumerate() {
                 for column in whole..self.length {
-                    self.sums[row * self.length + column] +=
-                        weight * self.values[i * self.length + column];
+                    let sum = &mut self.sums[row * self.length + column];
+                    *sum = weight.mul_add(self.values[i * self.length + column], *sum);
                 }
             }
         }
@@ -69,7 +69,11 @@ impl WeightedSum<'_> {
     ) {
         let (length, n) = (self.length, V * S::F32_LANES);
         let weights: [_; R] = std::array::from_fn(|r| self.weights.row(row + r, self.n_values));
-        let mut sums = [[simd.splat_f32s(0.0); V]; R];
+        let mut sums: [[S::f32s; V]; R] = std::array::from_fn(|r| {
+            let out = &self.sums[(row + r) * length + column..][..n];
+            let out = S::as_simd_f32s(out).0;
+            std::array::from_fn(|v| out[v])
+        });
         for (i, values) in self.values.chunks_exact(length).take(self.n_values).enumerate() {
             let values = S::as_simd_f32s(&values[column..column + n]).0;
             let values: [_; V] = std::array::from_fn(|v| values[v]);
@@ -82,9 +86,7 @@ impl WeightedSum<'_> {
         }
         for (r, sums) in sums.iter().enumerate() {
             let out = &mut self.sums[(row + r) * length + column..][..n];
-            for (out, sum) in S::as_mut_simd_f32s(out).0.iter_mut().zip(sums) {
-                *out = simd.add_f32s(*out, *sum);
-            }
+            S::as_mut_simd_f32s(out).0.copy_from_slice(sums);
         }
     }
 }

@@ -1,150 +1,172 @@
-//! Tiles of dot products with AVX-512, in f32 and with its bf16 instruction.
-//!
-//! A tile keeps `R * C` vectors of partial sums in registers: 24 for 4 rows by 6, which with the
-//! operands fills the 32 there are. `R + C` vectors are loaded for `R * C` multiplications, so the
-//! multipliers, not the loads, set the pace.
+//! Panels with AVX-512: transposing them in registers, and multiplying bf16 two elements at a time.
 
 use std::arch::x86_64::{
-    __m512, __m512bh, _mm512_add_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
-    _mm512_maskz_loadu_epi16, _mm512_maskz_loadu_ps, _mm512_permutexvar_ps, _mm512_setr_epi32,
-    _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_shuffle_ps, _mm512_storeu_ps,
+    __m512, __m512bh, __m512i, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_dpbf16_ps,
+    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_maskz_loadu_epi16, _mm512_maskz_loadu_epi32,
+    _mm512_rol_epi32, _mm512_set1_epi32, _mm512_setzero_si512, _mm512_shuffle_i32x4,
+    _mm512_shuffle_ps, _mm512_storeu_ps, _mm512_storeu_si512,
 };
 
 use half::bf16;
 
-use super::{Strided, StridedMut};
+use super::Strided;
+use super::panel::WIDTH;
 
-/// Elements of a vector of f32.
-const F32_LANES: usize = 16;
-/// Elements of a vector of bf16.
-const BF16_LANES: usize = 32;
+/// 32-bit units of a vector: elements of f32, pairs of bf16.
+const LANES: usize = 16;
 
-/// Adds `x[r] · w[c]` to `out[r][c]`; operands are `k` long.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn f32_tile<const R: usize, const C: usize>(
-    x: Strided<'_, f32>,
-    w: Strided<'_, f32>,
-    k: usize,
-    out: &mut StridedMut<'_>,
-) {
-    x.check(R, k);
-    w.check(C, k);
-    let (x, x_stride) = (x.values.as_ptr(), x.stride);
-    let (w, w_stride) = (w.values.as_ptr(), w.stride);
-    let mut sums = [[_mm512_setzero_ps(); C]; R];
-    let whole = k - k % F32_LANES;
-    for at in (0..whole).step_by(F32_LANES) {
-        // SAFETY: `check` holds that `k` elements follow each row's start, and `at` is a whole
-        // vector short of that.
-        let load = |p: *const f32, row| unsafe { _mm512_loadu_ps(p.add(row + at)) };
-        accumulate(&mut sums, |r| load(x, r * x_stride), |c| load(w, c * w_stride));
+/// As [`panel::pack`](super::panel::pack): transposes 16 rows by 16 elements at a time.
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) fn pack_f32(w: Strided<'_, f32>, n_rows: usize, length: usize, out: &mut [f32]) {
+    w.check(n_rows, length);
+    assert!(out.len() >= length * WIDTH);
+    for first in (0..length).step_by(LANES) {
+        let n = LANES.min(length - first);
+        let mask = if n < LANES { (1_u16 << n) - 1 } else { u16::MAX };
+        // SAFETY: `check` holds that the rows have these elements; the mask leaves out the rest.
+        let load = |row: usize| unsafe {
+            _mm512_maskz_loadu_epi32(mask, w.values.as_ptr().add(row * w.stride + first).cast())
+        };
+        pack(load, n_rows, n, out[first * WIDTH..].as_mut_ptr().cast());
     }
-    if whole < k {
-        let mask = (1_u16 << (k - whole)) - 1;
-        // SAFETY: the mask leaves out what is past the row's end.
-        let load = |p: *const f32, row| unsafe { _mm512_maskz_loadu_ps(mask, p.add(row + whole)) };
-        accumulate(&mut sums, |r| load(x, r * x_stride), |c| load(w, c * w_stride));
-    }
-    add_sums(&sums, out);
 }
 
-/// As [`f32_tile`] on bf16 operands: products of pairs are added in f32.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-pub(super) fn bf16_tile<const R: usize, const C: usize>(
-    x: Strided<'_, bf16>,
-    w: Strided<'_, bf16>,
-    k: usize,
-    out: &mut StridedMut<'_>,
-) {
-    x.check(R, k);
-    w.check(C, k);
-    let (x, x_stride) = (x.values.as_ptr(), x.stride);
-    let (w, w_stride) = (w.values.as_ptr(), w.stride);
-    let mut sums = [[_mm512_setzero_ps(); C]; R];
-    for at in (0..k).step_by(BF16_LANES) {
-        let mask = if k - at < BF16_LANES { (1_u32 << (k - at)) - 1 } else { u32::MAX };
-        // SAFETY: `check` holds that `k` elements follow each row's start, and the mask leaves out
-        // what is past them. Sixteen pairs of bf16 and sixteen 32-bit integers are the same bits.
-        let load = |p: *const bf16, row| unsafe {
-            let bits = _mm512_maskz_loadu_epi16(mask, p.add(row + at).cast());
-            std::mem::transmute::<_, __m512bh>(bits)
+/// Pairs of elements of up to [`WIDTH`] rows, transposed: `out[length / 2, WIDTH]`, the length
+/// rounded up. The second element of a pair comes first, as [`multiply_bf16`] wants it.
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) fn pack_bf16(w: Strided<'_, bf16>, n_rows: usize, length: usize, out: &mut [u32]) {
+    w.check(n_rows, length);
+    assert!(out.len() >= length.div_ceil(2) * WIDTH);
+    for first in (0..length).step_by(2 * LANES) {
+        let n = (2 * LANES).min(length - first);
+        let mask = if n < 2 * LANES { (1_u32 << n) - 1 } else { u32::MAX };
+        // SAFETY: as above.
+        let load = |row: usize| unsafe {
+            let at = w.values.as_ptr().add(row * w.stride + first);
+            _mm512_rol_epi32::<16>(_mm512_maskz_loadu_epi16(mask, at.cast()))
         };
-        let mut ws = [load(w, 0); C];
-        for (c, w_vector) in ws.iter_mut().enumerate() {
-            *w_vector = load(w, c * w_stride);
+        pack(load, n_rows, n.div_ceil(2), out[first / 2 * WIDTH..].as_mut_ptr());
+    }
+}
+
+/// Writes the first `n` columns of [`WIDTH`] rows of units as rows; rows from `n_rows` on are zero.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn pack(load: impl Fn(usize) -> __m512i, n_rows: usize, n: usize, out: *mut u32) {
+    for half in 0..WIDTH / LANES {
+        let mut rows = [_mm512_setzero_si512(); LANES];
+        for (r, vector) in rows.iter_mut().enumerate() {
+            if half * LANES + r < n_rows {
+                *vector = load(half * LANES + r);
+            }
         }
-        for (r, sums) in sums.iter_mut().enumerate() {
-            let x = load(x, r * x_stride);
-            for (sum, w) in sums.iter_mut().zip(ws) {
-                *sum = _mm512_dpbf16_ps(*sum, x, w);
+        let columns = transposed(&rows);
+        for (i, column) in columns.iter().take(n).enumerate() {
+            // SAFETY: callers hold that there is room for `n` rows of `WIDTH` units.
+            unsafe { _mm512_storeu_si512(out.add(i * WIDTH + half * LANES).cast(), *column) };
+        }
+    }
+}
+
+/// The transpose of a square of units: pairs of rows, then of pairs, then of quarters of vectors.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn transposed(rows: &[__m512i; LANES]) -> [__m512i; LANES] {
+    let zero = _mm512_setzero_si512();
+    let (mut fours, mut columns) = ([zero; LANES], [zero; LANES]);
+    for group in 0..4 {
+        let [a, b, c, d] = [0, 1, 2, 3].map(|i| _mm512_castsi512_ps(rows[group * 4 + i]));
+        // In each quarter of a vector: [a0 a1 b0 b1] and so on.
+        let (ab_low, ab_high) = (_mm512_shuffle_ps::<0x44>(a, b), _mm512_shuffle_ps::<0xEE>(a, b));
+        let (cd_low, cd_high) = (_mm512_shuffle_ps::<0x44>(c, d), _mm512_shuffle_ps::<0xEE>(c, d));
+        let quads = [
+            _mm512_shuffle_ps::<0x88>(ab_low, cd_low),
+            _mm512_shuffle_ps::<0xDD>(ab_low, cd_low),
+            _mm512_shuffle_ps::<0x88>(ab_high, cd_high),
+            _mm512_shuffle_ps::<0xDD>(ab_high, cd_high),
+        ];
+        for (i, quad) in quads.into_iter().enumerate() {
+            // Quarter q of this vector: column 4q + i of the four rows.
+            fours[group * 4 + i] = _mm512_castps_si512(quad);
+        }
+    }
+    for i in 0..4 {
+        let [a, b, c, d] = [0, 1, 2, 3].map(|group| fours[group * 4 + i]);
+        let (ab_low, ab_high) =
+            (_mm512_shuffle_i32x4::<0x44>(a, b), _mm512_shuffle_i32x4::<0xEE>(a, b));
+        let (cd_low, cd_high) =
+            (_mm512_shuffle_i32x4::<0x44>(c, d), _mm512_shuffle_i32x4::<0xEE>(c, d));
+        columns[i] = _mm512_shuffle_i32x4::<0x88>(ab_low, cd_low);
+        columns[4 + i] = _mm512_shuffle_i32x4::<0xDD>(ab_low, cd_low);
+        columns[8 + i] = _mm512_shuffle_i32x4::<0x88>(ab_high, cd_high);
+        columns[12 + i] = _mm512_shuffle_i32x4::<0xDD>(ab_high, cd_high);
+    }
+    columns
+}
+
+/// Adds the products of `n_rows` rows of `x` with a panel to `sums[n_rows, WIDTH]`. Units of both are
+/// pairs whose second element comes first: the instruction adds the product of a unit's upper
+/// halves before that of the lower.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(super) fn multiply_bf16(x: Strided<'_, u32>, n_rows: usize, panel: &[u32], sums: &mut [f32]) {
+    let n_units = panel.len() / WIDTH;
+    x.check(n_rows, n_units);
+    assert!(sums.len() >= n_rows * WIDTH);
+    let mut row = 0;
+    while row < n_rows {
+        let x = Strided { values: &x.values[row * x.stride..], stride: x.stride };
+        let sums = &mut sums[row * WIDTH..];
+        row += match n_rows - row {
+            8.. => multiply_rows::<8>(x, n_units, panel, sums),
+            4.. => multiply_rows::<4>(x, n_units, panel, sums),
+            2.. => multiply_rows::<2>(x, n_units, panel, sums),
+            _ => multiply_rows::<1>(x, n_units, panel, sums),
+        };
+    }
+}
+
+/// Returns the number of rows.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[inline]
+fn multiply_rows<const R: usize>(
+    x: Strided<'_, u32>,
+    n_units: usize,
+    panel: &[u32],
+    sums: &mut [f32],
+) -> usize {
+    const V: usize = WIDTH / LANES;
+    x.check(R, n_units);
+    assert!(sums.len() >= R * WIDTH && panel.len() >= n_units * WIDTH);
+    let mut totals: [[__m512; V]; R] = std::array::from_fn(|r| {
+        std::array::from_fn(|v| {
+            // SAFETY: within the sums by the assertion above.
+            unsafe { _mm512_loadu_ps(sums.as_ptr().add(r * WIDTH + v * LANES)) }
+        })
+    });
+    for i in 0..n_units {
+        let w: [__m512bh; V] = std::array::from_fn(|v| {
+            // SAFETY: within the panel by the assertion above; any bits are bf16.
+            unsafe {
+                let bits = _mm512_loadu_si512(panel.as_ptr().add(i * WIDTH + v * LANES).cast());
+                std::mem::transmute::<__m512i, __m512bh>(bits)
+            }
+        });
+        for (r, totals) in totals.iter_mut().enumerate() {
+            // SAFETY: `check` holds that the row has this unit; any bits are bf16.
+            let x = unsafe {
+                let unit = *x.values.get_unchecked(r * x.stride + i);
+                std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(unit.cast_signed()))
+            };
+            for (total, w) in totals.iter_mut().zip(w) {
+                *total = _mm512_dpbf16_ps(*total, x, w);
             }
         }
     }
-    add_sums(&sums, out);
-}
-
-#[target_feature(enable = "avx512f")]
-#[inline]
-fn accumulate<const R: usize, const C: usize>(
-    sums: &mut [[__m512; C]; R],
-    x: impl Fn(usize) -> __m512,
-    w: impl Fn(usize) -> __m512,
-) {
-    let mut ws = [_mm512_setzero_ps(); C];
-    for (c, w_vector) in ws.iter_mut().enumerate() {
-        *w_vector = w(c);
-    }
-    for (r, sums) in sums.iter_mut().enumerate() {
-        let x = x(r);
-        for (sum, w) in sums.iter_mut().zip(ws) {
-            *sum = _mm512_fmadd_ps(x, w, *sum);
+    for (r, totals) in totals.iter().enumerate() {
+        for (v, total) in totals.iter().enumerate() {
+            // SAFETY: within the sums by the assertion above.
+            unsafe { _mm512_storeu_ps(sums.as_mut_ptr().add(r * WIDTH + v * LANES), *total) };
         }
     }
-}
-
-/// Adds the sum of each vector to its element of the output, sixteen vectors at a time.
-#[target_feature(enable = "avx512f")]
-#[inline]
-fn add_sums<const R: usize, const C: usize>(sums: &[[__m512; C]; R], out: &mut StridedMut<'_>) {
-    let mut totals = [0.0_f32; F32_LANES];
-    for first in (0..R * C).step_by(F32_LANES) {
-        let mut vectors = [_mm512_setzero_ps(); F32_LANES];
-        let n = F32_LANES.min(R * C - first);
-        for (i, vector) in vectors.iter_mut().take(n).enumerate() {
-            *vector = sums[(first + i) / C][(first + i) % C];
-        }
-        // SAFETY: the array holds one vector.
-        unsafe { _mm512_storeu_ps(totals.as_mut_ptr(), totals_of(&vectors)) };
-        for (i, total) in totals.iter().take(n).enumerate() {
-            out.add((first + i) / C, (first + i) % C, *total);
-        }
-    }
-}
-
-/// Element `i` is the sum of vector `i`: a tree of additions of halves, quarters, pairs.
-#[target_feature(enable = "avx512f")]
-#[inline]
-fn totals_of(v: &[__m512; 16]) -> __m512 {
-    let mut halves = [_mm512_setzero_ps(); 8];
-    for (i, half) in halves.iter_mut().enumerate() {
-        let low = _mm512_shuffle_f32x4::<0x44>(v[i], v[i + 8]);
-        let high = _mm512_shuffle_f32x4::<0xEE>(v[i], v[i + 8]);
-        *half = _mm512_add_ps(low, high);
-    }
-    let mut quarters = [_mm512_setzero_ps(); 4];
-    for (i, quarter) in quarters.iter_mut().enumerate() {
-        let even = _mm512_shuffle_f32x4::<0x88>(halves[i], halves[i + 4]);
-        let odd = _mm512_shuffle_f32x4::<0xDD>(halves[i], halves[i + 4]);
-        *quarter = _mm512_add_ps(even, odd);
-    }
-    let mut pairs = [_mm512_setzero_ps(); 2];
-    for (i, pair) in pairs.iter_mut().enumerate() {
-        let low = _mm512_shuffle_ps::<0x44>(quarters[i], quarters[i + 2]);
-        let high = _mm512_shuffle_ps::<0xEE>(quarters[i], quarters[i + 2]);
-        *pair = _mm512_add_ps(low, high);
-    }
-    let even = _mm512_shuffle_ps::<0x88>(pairs[0], pairs[1]);
-    let odd = _mm512_shuffle_ps::<0xDD>(pairs[0], pairs[1]);
-    let order = _mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15);
-    _mm512_permutexvar_ps(order, _mm512_add_ps(even, odd))
+    R
 }

@@ -1,42 +1,15 @@
-//! Products `x wᵀ` of row-major matrices, as dot products of rows.
+//! Products `x wᵀ` of row-major matrices, with weights in the type that they are held in.
 //!
-//! Weights are stored `[d_out, d_in]`, so both operands of every dot product are contiguous: nothing
-//! is packed or transposed, and a weight that is not f32 is widened a few rows at a time into a
-//! buffer that stays in the cache. Each element of the result is the same sequence of additions
-//! whatever the number of rows, columns and threads, so that a token decoded alone has the bits that
-//! it has in a prompt.
-
-/// Calls `$tile!(rows, columns)` with the sizes as constants.
-#[cfg(target_arch = "x86_64")]
-macro_rules! every_tile {
-    ($rows:expr, $columns:expr, $tile:ident) => {
-        match ($rows, $columns) {
-            (4, 6) => $tile!(4, 6),
-            (4, 5) => $tile!(4, 5),
-            (4, 4) => $tile!(4, 4),
-            (4, 3) => $tile!(4, 3),
-            (4, 2) => $tile!(4, 2),
-            (4, 1) => $tile!(4, 1),
-            (2, 6) => $tile!(2, 6),
-            (2, 5) => $tile!(2, 5),
-            (2, 4) => $tile!(2, 4),
-            (2, 3) => $tile!(2, 3),
-            (2, 2) => $tile!(2, 2),
-            (2, 1) => $tile!(2, 1),
-            (1, 6) => $tile!(1, 6),
-            (1, 5) => $tile!(1, 5),
-            (1, 4) => $tile!(1, 4),
-            (1, 3) => $tile!(1, 3),
-            (1, 2) => $tile!(1, 2),
-            (1, 1) => $tile!(1, 1),
-            (rows, columns) => unreachable!("no tile is {rows} by {columns}"),
-        }
-    };
-}
+//! Weights are stored `[d_out, d_in]`. Dense ones are multiplied a [`panel`] at a time, in the order
+//! of additions that PyTorch has; quantised ones, which have no such model, by [`dots`] of rows as
+//! they are widened. What is widened or transposed is a few rows that stay in the cache. Each element
+//! of the result is the same sequence of additions whatever the number of rows, columns and threads,
+//! so that a token decoded alone has the bits that it has in a prompt.
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-mod portable;
+mod dots;
+mod panel;
 mod product;
 mod rows;
 #[cfg(test)]
@@ -44,20 +17,20 @@ mod tests;
 
 use std::ops::Range;
 
-#[cfg(target_arch = "x86_64")]
 use half::bf16;
 
+use self::panel::WIDTH;
 pub(super) use product::{gated, linears};
 pub(super) use rows::Rows;
 
-/// Rows of `x` in a tile.
-const TILE_ROWS: usize = 4;
-/// Rows of `w` in a tile: with [`TILE_ROWS`], 24 vectors of sums.
-const TILE_COLUMNS: usize = 6;
-/// Elements of a row multiplied at a time: a tile's rows of `w` then stay in the first-level cache.
-const BLOCK_LENGTH: usize = 1024;
-/// Rows of `x` multiplied at a time: with [`BLOCK_LENGTH`], half of a second-level cache.
-const BLOCK_ROWS: usize = 128;
+/// Rows of `x` multiplied at a time.
+const BLOCK_ROWS: usize = 256;
+/// Units of a row multiplied at a time, f32 or pairs of bf16: half a first-level cache of panel.
+const BLOCK_UNITS: usize = 128;
+/// Elements of a quantised row multiplied at a time.
+const BLOCK_QUANTIZED: usize = 1024;
+/// Quantised rows multiplied at a time.
+const DOT_ROWS: usize = 6;
 
 /// Rows of equal length with a stride between their starts.
 #[derive(Clone, Copy)]
@@ -78,20 +51,17 @@ impl<'a, T> Strided<'a, T> {
 
     /// Panics unless `rows` rows hold `k` elements each.
     fn check(&self, rows: usize, k: usize) {
-        assert!((rows - 1) * self.stride + k <= self.values.len());
+        assert!(rows.saturating_sub(1) * self.stride + k <= self.values.len());
     }
 }
 
-/// A tile's place in the sums of a task.
-struct StridedMut<'a> {
-    values: &'a mut [f32],
-    stride: usize,
-}
-
-impl StridedMut<'_> {
-    fn add(&mut self, row: usize, column: usize, value: f32) {
-        self.values[row * self.stride + column] += value;
-    }
+/// Memory of a thread's work, kept from one product to the next.
+#[derive(Default)]
+pub(super) struct Scratch {
+    widened: Vec<f32>,
+    panel: Vec<f32>,
+    pairs: Vec<u32>,
+    sums: Vec<f32>,
 }
 
 /// The left operand of a product, `[n_rows, k]`.
@@ -99,6 +69,8 @@ pub(super) struct Input<'a> {
     rows: Rows<'a>,
     /// The same in f32, where the kernels do not take it as it is.
     widened: Vec<f32>,
+    /// The same as units of two elements, the second first, where the machine multiplies those.
+    pairs: Vec<u32>,
     k: usize,
     isa: Isa,
 }
@@ -116,36 +88,39 @@ enum Isa {
 impl Isa {
     fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vl")
-        {
+        if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
             let bf16 = is_x86_feature_detected!("avx512bf16");
             return if bf16 { Self::Avx512Bf16 } else { Self::Avx512 };
         }
         Self::Portable
     }
+
+    /// Whether bf16 is multiplied two elements at a time.
+    fn pairs(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self == Self::Avx512Bf16;
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
 }
 
 impl<'a> Input<'a> {
-    /// An operand with rows of `k` elements, to be multiplied with weights of any type.
+    /// An operand with rows of `k` elements.
     pub(super) fn new(rows: Rows<'a>, k: usize) -> Self {
         Self::with_isa(rows, k, Isa::detect())
     }
 
     fn with_isa(rows: Rows<'a>, k: usize, isa: Isa) -> Self {
-        let widened = match rows {
-            Rows::F32(_) => Vec::new(),
-            #[cfg(target_arch = "x86_64")]
-            Rows::Bf16(_) if isa == Isa::Avx512Bf16 => Vec::new(),
+        let (mut widened, mut pairs) = (Vec::new(), Vec::new());
+        match rows {
+            Rows::F32(_) => {}
+            Rows::Bf16(values) if isa.pairs() => pairs = pairs_of(values, k),
             _ => {
-                let mut values = vec![0.0; rows.len()];
-                rows.widen(0..rows.len(), &mut values);
-                values
+                widened.resize(rows.len(), 0.0);
+                rows.widen(0..rows.len(), &mut widened);
             }
-        };
-        Self { rows, widened, k, isa }
+        }
+        Self { rows, widened, pairs, k, isa }
     }
 
     pub(super) fn n_rows(&self) -> usize {
@@ -159,65 +134,139 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// Dot products of rows `rows` with the rows `columns` of `w`, written to
+    /// Products of rows `rows` with the rows `columns` of `w`, written to
     /// `out[rows.len(), columns.len()]`.
-    fn dot(&self, w: Rows<'_>, rows: Range<usize>, columns: Range<usize>, out: &mut [f32]) {
-        out.fill(0.0);
-        let mut scratch = Vec::new();
-        for start in (0..self.k).step_by(BLOCK_LENGTH) {
-            let length = BLOCK_LENGTH.min(self.k - start);
-            for first in columns.clone().step_by(TILE_COLUMNS) {
-                let tile = first..columns.end.min(first + TILE_COLUMNS);
-                let sums =
-                    StridedMut { values: &mut out[first - columns.start..], stride: columns.len() };
-                self.column_tile(w, rows.clone(), tile, start..start + length, sums, &mut scratch);
-            }
-        }
-    }
-
-    /// Adds the products of a few rows of `w` with all of `rows`, over a part of their length.
-    fn column_tile(
+    fn multiply(
         &self,
         w: Rows<'_>,
         rows: Range<usize>,
         columns: Range<usize>,
-        part: Range<usize>,
-        mut sums: StridedMut<'_>,
-        scratch: &mut Vec<f32>,
+        out: &mut [f32],
+        scratch: &mut Scratch,
     ) {
-        let (k, length, n_columns) = (self.k, part.len(), columns.len());
+        if let Rows::Q8 { .. } | Rows::Q4 { .. } = w {
+            return self.multiply_quantized(w, &rows, &columns, out, scratch);
+        }
+        for first in columns.clone().step_by(WIDTH) {
+            let n = WIDTH.min(columns.end - first);
+            scratch.sums.clear();
+            scratch.sums.resize(rows.len() * WIDTH, 0.0);
+            self.multiply_panel(w, &rows, first..first + n, scratch);
+            let out = out[first - columns.start..].chunks_mut(columns.len());
+            for (out, sums) in out.zip(scratch.sums.chunks_exact(WIDTH)) {
+                out[..n].copy_from_slice(&sums[..n]);
+            }
+        }
+    }
+
+    /// Products with up to [`WIDTH`] rows of `w`, added to the sums in `scratch`.
+    fn multiply_panel(
+        &self,
+        w: Rows<'_>,
+        rows: &Range<usize>,
+        columns: Range<usize>,
+        scratch: &mut Scratch,
+    ) {
+        let k = self.k;
         #[cfg(target_arch = "x86_64")]
-        if let (Rows::Bf16(x), Rows::Bf16(w), Isa::Avx512Bf16) = (self.rows, w, self.isa) {
-            let w = Strided::at(w, k, columns.start, part.start);
-            for (first, n_rows) in tiles(rows) {
-                let x = Strided::at(x, k, first.absolute, part.start);
-                sums_at(&mut sums, first.relative, |sums| {
-                    bf16_tile(x, w, n_rows, n_columns, length, sums);
-                });
+        if let (Rows::Bf16(w), true) = (w, !self.pairs.is_empty()) {
+            let units = k.div_ceil(2);
+            for start in (0..units).step_by(BLOCK_UNITS) {
+                let n_units = BLOCK_UNITS.min(units - start);
+                let w = Strided::at(w, k, columns.start, 2 * start);
+                let x = Strided::at(&self.pairs, units, rows.start, start);
+                let length = (2 * n_units).min(k - 2 * start);
+                scratch.pairs.resize(n_units * WIDTH, 0);
+                // SAFETY: pairs are made where the instructions were found.
+                unsafe {
+                    avx512::pack_bf16(w, columns.len(), length, &mut scratch.pairs);
+                    avx512::multiply_bf16(x, rows.len(), &scratch.pairs, &mut scratch.sums);
+                }
             }
             return;
         }
-        let w = match w {
-            Rows::F32(w) => Strided::at(w, k, columns.start, part.start),
-            other => {
-                scratch.resize(n_columns * length, 0.0);
-                for (column, widened) in columns.zip(scratch.chunks_exact_mut(length)) {
-                    let start = column * k + part.start;
-                    other.widen(start..start + length, widened);
+        for start in (0..k).step_by(BLOCK_UNITS) {
+            let length = BLOCK_UNITS.min(k - start);
+            let w = match w {
+                Rows::F32(w) => Strided::at(w, k, columns.start, start),
+                other => {
+                    scratch.widened.resize(columns.len() * length, 0.0);
+                    for (row, out) in columns.clone().zip(scratch.widened.chunks_exact_mut(length))
+                    {
+                        other.widen(row * k + start..row * k + start + length, out);
+                    }
+                    Strided { values: &scratch.widened, stride: length }
                 }
-                Strided { values: scratch, stride: length }
+            };
+            let x = Strided::at(self.f32(), k, rows.start, start);
+            let sizes = [rows.len(), columns.len(), length];
+            panel_product(self.isa, x, w, sizes, &mut scratch.panel, &mut scratch.sums);
+        }
+    }
+
+    fn multiply_quantized(
+        &self,
+        w: Rows<'_>,
+        rows: &Range<usize>,
+        columns: &Range<usize>,
+        out: &mut [f32],
+        scratch: &mut Scratch,
+    ) {
+        out.fill(0.0);
+        let k = self.k;
+        for start in (0..k).step_by(BLOCK_QUANTIZED) {
+            let length = BLOCK_QUANTIZED.min(k - start);
+            for first in columns.clone().step_by(DOT_ROWS) {
+                let n = DOT_ROWS.min(columns.end - first);
+                scratch.widened.resize(n * length, 0.0);
+                for (i, out) in scratch.widened.chunks_exact_mut(length).enumerate() {
+                    let at = (first + i) * k + start;
+                    w.widen(at..at + length, out);
+                }
+                pulp::Arch::new().dispatch(dots::Dots {
+                    x: Strided::at(self.f32(), k, rows.start, start),
+                    w: Strided { values: &scratch.widened, stride: length },
+                    rows: rows.len(),
+                    columns: n,
+                    k: length,
+                    out: &mut out[first - columns.start..],
+                    stride: columns.len(),
+                });
             }
-        };
-        for (first, n_rows) in tiles(rows) {
-            let x = Strided::at(self.f32(), k, first.absolute, part.start);
-            sums_at(&mut sums, first.relative, |sums| {
-                f32_tile(self.isa, x, w, n_rows, n_columns, length, sums);
-            });
         }
     }
 }
 
-/// Products of `n_rows` rows with `n_columns` others, `k` long, added to rows of `out` that begin
+/// Rows as units of two elements, the second first; an odd row ends in a zero.
+fn pairs_of(values: &[bf16], k: usize) -> Vec<u32> {
+    let unit = |pair: &[bf16]| {
+        let second = pair.get(1).map_or(0, |x| u32::from(x.to_bits()));
+        (u32::from(pair[0].to_bits()) << 16) | second
+    };
+    values.chunks_exact(k.max(1)).flat_map(|row| row.chunks(2).map(unit)).collect()
+}
+
+/// Products of `n_rows` rows with up to [`WIDTH`] others, `length` long, added to
+/// `sums[n_rows, WIDTH]`.
+fn panel_product(
+    isa: Isa,
+    x: Strided<'_, f32>,
+    w: Strided<'_, f32>,
+    [n_rows, n_columns, length]: [usize; 3],
+    panel: &mut Vec<f32>,
+    sums: &mut [f32],
+) {
+    panel.resize(length * WIDTH, 0.0);
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `detect` found the instructions.
+        Isa::Avx512 | Isa::Avx512Bf16 => unsafe { avx512::pack_f32(w, n_columns, length, panel) },
+        Isa::Portable => panel::pack(w, n_columns, length, panel),
+    }
+    pulp::Arch::new().dispatch(panel::Multiply { x, n_rows, panel, sums });
+}
+
+/// Products of `n_rows` rows with `n_columns` others, `k` long, written to rows of `out` that begin
 /// `stride` apart, on this thread.
 pub(super) fn small(
     x: Strided<'_, f32>,
@@ -225,81 +274,18 @@ pub(super) fn small(
     [n_rows, n_columns, k]: [usize; 3],
     out: &mut [f32],
     stride: usize,
+    scratch: &mut Scratch,
 ) {
     let isa = Isa::detect();
-    for column in (0..n_columns).step_by(TILE_COLUMNS) {
-        let w = Strided::at(w.values, w.stride, column, 0);
-        let mut sums = StridedMut { values: &mut out[column..], stride };
-        for (first, n) in tiles(0..n_rows) {
-            let x = Strided::at(x.values, x.stride, first.absolute, 0);
-            let n_columns = TILE_COLUMNS.min(n_columns - column);
-            sums_at(&mut sums, first.relative, |sums| {
-                f32_tile(isa, x, w, n, n_columns, k, sums);
-            });
+    for first in (0..n_columns).step_by(WIDTH) {
+        let n = WIDTH.min(n_columns - first);
+        let w = Strided::at(w.values, w.stride, first, 0);
+        scratch.sums.clear();
+        scratch.sums.resize(n_rows * WIDTH, 0.0);
+        panel_product(isa, x, w, [n_rows, n, k], &mut scratch.panel, &mut scratch.sums);
+        let rows = out[first..].chunks_mut(stride);
+        for (out, sums) in rows.zip(scratch.sums.chunks_exact(WIDTH)) {
+            out[..n].copy_from_slice(&sums[..n]);
         }
     }
-}
-
-/// The first row of a tile in the operand, and in the rows of a task.
-struct First {
-    absolute: usize,
-    relative: usize,
-}
-
-/// Groups of four, two and one rows.
-fn tiles(rows: Range<usize>) -> impl Iterator<Item = (First, usize)> {
-    let mut next = rows.start;
-    std::iter::from_fn(move || {
-        let left = rows.end - next;
-        let n = [TILE_ROWS, 2, 1].into_iter().find(|n| *n <= left)?;
-        let first = First { absolute: next, relative: next - rows.start };
-        next += n;
-        Some((first, n))
-    })
-}
-
-fn sums_at(sums: &mut StridedMut<'_>, row: usize, f: impl FnOnce(&mut StridedMut<'_>)) {
-    let stride = sums.stride;
-    f(&mut StridedMut { values: &mut sums.values[row * stride..], stride });
-}
-
-fn f32_tile(
-    isa: Isa,
-    x: Strided<'_, f32>,
-    w: Strided<'_, f32>,
-    rows: usize,
-    columns: usize,
-    k: usize,
-    out: &mut StridedMut<'_>,
-) {
-    #[cfg(target_arch = "x86_64")]
-    if isa != Isa::Portable {
-        macro_rules! tile {
-            ($r:literal, $c:literal) => {
-                // SAFETY: `detect` found the instructions.
-                unsafe { avx512::f32_tile::<$r, $c>(x, w, k, out) }
-            };
-        }
-        return every_tile!(rows, columns, tile);
-    }
-    let _ = isa;
-    pulp::Arch::new().dispatch(portable::Tile { x, w, rows, columns, k, out });
-}
-
-#[cfg(target_arch = "x86_64")]
-fn bf16_tile(
-    x: Strided<'_, bf16>,
-    w: Strided<'_, bf16>,
-    rows: usize,
-    columns: usize,
-    k: usize,
-    out: &mut StridedMut<'_>,
-) {
-    macro_rules! tile {
-        ($r:literal, $c:literal) => {
-            // SAFETY: only an `Input` whose instructions were found to include these gets here.
-            unsafe { avx512::bf16_tile::<$r, $c>(x, w, k, out) }
-        };
-    }
-    every_tile!(rows, columns, tile);
 }

@@ -7,10 +7,11 @@ use rayon::prelude::*;
 use super::super::element::Element;
 use super::super::shared::Columns;
 use super::super::swiglu;
-use super::{BLOCK_ROWS, Input, Rows, TILE_COLUMNS};
+use super::panel::WIDTH;
+use super::{BLOCK_ROWS, Input, Rows, Scratch};
 
 /// Columns of one task at most: the sums of [`BLOCK_ROWS`] rows stay in the second-level cache.
-const TASK_COLUMNS: usize = 32 * TILE_COLUMNS;
+const TASK_COLUMNS: usize = 6 * WIDTH;
 
 /// Multiplications below which a second thread costs more than it saves.
 const PARALLEL_PRODUCTS: usize = 1 << 15;
@@ -22,10 +23,10 @@ pub(in super::super) fn linears<E: Element>(x: &Input<'_>, weights: &[Rows<'_>])
         n_columns.iter().map(|n| vec![E::default(); x.n_rows() * n]).collect();
     let columns: Vec<Columns<'_, E>> =
         outputs.iter_mut().zip(&n_columns).map(|(out, n)| Columns::new(out, *n)).collect();
-    for_each_task(x, &n_columns, |which, task, sums| {
+    for_each_task(x, &n_columns, |which, task, Work { products, scratch }| {
         for rows in blocks(x.n_rows()) {
-            let sums = sized(sums, rows.len() * task.len());
-            x.dot(weights[which], rows.clone(), task.clone(), sums);
+            let sums = sized(products, rows.len() * task.len());
+            x.multiply(weights[which], rows.clone(), task.clone(), sums, scratch);
             for (row, sums) in rows.zip(sums.chunks_exact(task.len())) {
                 // SAFETY: the columns of a task are no other task's.
                 unsafe { columns[which].write(row, task.start, sums.iter().copied()) };
@@ -40,12 +41,12 @@ pub(in super::super) fn gated<E: Element>(x: &Input<'_>, gate: Rows<'_>, up: Row
     let n = gate.len() / x.k;
     let mut output = vec![E::default(); x.n_rows() * n];
     let columns = Columns::new(&mut output, n);
-    for_each_task(x, &[n], |_, task, sums| {
+    for_each_task(x, &[n], |_, task, Work { products, scratch }| {
         for rows in blocks(x.n_rows()) {
             let size = rows.len() * task.len();
-            let (gates, ups) = sized(sums, 2 * size).split_at_mut(size);
-            x.dot(gate, rows.clone(), task.clone(), gates);
-            x.dot(up, rows.clone(), task.clone(), ups);
+            let (gates, ups) = sized(products, 2 * size).split_at_mut(size);
+            x.multiply(gate, rows.clone(), task.clone(), gates, scratch);
+            x.multiply(up, rows.clone(), task.clone(), ups, scratch);
             let each = gates.chunks_exact_mut(task.len()).zip(ups.chunks_exact(task.len()));
             for (row, (gates, ups)) in rows.zip(each) {
                 pulp::Arch::new().dispatch(
@@ -68,11 +69,18 @@ fn gate_row<E: Element>(gates: &mut [f32], ups: &[f32]) {
     }
 }
 
-/// Calls `f(matrix, columns, buffer)` for parts of the columns of each matrix.
+/// Memory of a task.
+#[derive(Default)]
+struct Work {
+    products: Vec<f32>,
+    scratch: Scratch,
+}
+
+/// Calls `f(matrix, columns, memory)` for parts of the columns of each matrix.
 fn for_each_task(
     x: &Input<'_>,
     n_columns: &[usize],
-    f: impl Fn(usize, Range<usize>, &mut Vec<f32>) + Sync,
+    f: impl Fn(usize, Range<usize>, &mut Work) + Sync,
 ) {
     let n_products = x.n_rows() * x.k * n_columns.iter().sum::<usize>();
     let n_threads = if n_products < PARALLEL_PRODUCTS { 1 } else { rayon::current_num_threads() };
@@ -80,20 +88,20 @@ fn for_each_task(
         .iter()
         .enumerate()
         .flat_map(|(which, &n)| {
-            let fair = n.div_ceil(n_threads).next_multiple_of(TILE_COLUMNS);
+            let fair = n.div_ceil(n_threads).next_multiple_of(WIDTH);
             let width = fair.min(TASK_COLUMNS);
             (0..n).step_by(width).map(move |start| (which, start..n.min(start + width)))
         })
         .collect();
     if n_threads == 1 {
-        let mut buffer = Vec::new();
+        let mut work = Work::default();
         for (which, task) in tasks {
-            f(which, task, &mut buffer);
+            f(which, task, &mut work);
         }
     } else {
         tasks
             .into_par_iter()
-            .for_each_init(Vec::new, |buffer, (which, task)| f(which, task, buffer));
+            .for_each_init(Work::default, |work, (which, task)| f(which, task, work));
     }
 }
 

@@ -82,6 +82,32 @@ fn quantised_rows_are_multiplied_as_their_values() {
     );
 }
 
+/// The order of additions that the products of dense weights have: one after the other.
+#[test]
+fn sums_are_in_the_order_of_the_row() {
+    let (m, k, n) = (9, 301, 37);
+    let wave = |n: usize, f: f32| -> Vec<f32> { (0..n).map(|i| (i as f32 * f).sin()).collect() };
+    let (x, w) = (wave(m * k, 0.37), wave(n * k, 0.91));
+    let (xb, wb) = (narrowed::<bf16>(&x), narrowed::<bf16>(&w));
+    let sequential = |x: &[f32], w: &[f32]| -> Vec<u32> {
+        let dot = |x: &[f32], w: &[f32]| {
+            x.iter().zip(w).fold(0.0_f32, |sum, (x, w)| x.mul_add(*w, sum)).to_bits()
+        };
+        x.chunks(k).flat_map(|x| w.chunks(k).map(move |w| dot(x, w))).collect()
+    };
+    let widened = |x: &[bf16]| x.iter().map(|x| x.to_f32()).collect::<Vec<_>>();
+    let expected = sequential(&x, &w);
+    let expected_bf16 = sequential(&widened(&xb), &widened(&wb));
+    for isa in every_isa() {
+        let product = |x: Rows<'_>, w: Rows<'_>| -> Vec<u32> {
+            let [y] = &linears::<f32>(&Input::with_isa(x, k, isa), &[w])[..] else { panic!("one") };
+            y.iter().map(|y| y.to_bits()).collect()
+        };
+        assert_eq!(product(Rows::F32(&x), Rows::F32(&w)), expected, "{isa:?}");
+        assert_eq!(product(Rows::Bf16(&xb), Rows::Bf16(&wb)), expected_bf16, "{isa:?}");
+    }
+}
+
 #[test]
 fn a_row_alone_has_the_bits_that_it_has_among_others() {
     let (m, k, n) = (11, 1500, 40);

@@ -1,22 +1,23 @@
-//! Tiles of dot products in f32 with whatever vectors the machine has.
+//! Dot products of rows in f32: partial sums along the rows, as wide as the machine's vectors.
 
-use super::{Strided, StridedMut};
+use super::Strided;
 
 /// Rows and columns of partial sums that fit sixteen registers beside their operands.
 const R: usize = 2;
 const C: usize = 3;
 
-/// One tile of any size: adds `x[r] · w[c]` to `out[r][c]`; operands are `k` long.
-pub(super) struct Tile<'a, 'b> {
+/// Adds `x[r] · w[c]` to `out[r * stride + c]`; operands are `k` long.
+pub(super) struct Dots<'a> {
     pub(super) x: Strided<'a, f32>,
     pub(super) w: Strided<'a, f32>,
     pub(super) rows: usize,
     pub(super) columns: usize,
     pub(super) k: usize,
-    pub(super) out: &'a mut StridedMut<'b>,
+    pub(super) out: &'a mut [f32],
+    pub(super) stride: usize,
 }
 
-impl pulp::WithSimd for Tile<'_, '_> {
+impl pulp::WithSimd for Dots<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -37,7 +38,7 @@ impl pulp::WithSimd for Tile<'_, '_> {
     }
 }
 
-impl Tile<'_, '_> {
+impl Dots<'_> {
     #[inline(always)]
     fn part<S: pulp::Simd, const ROWS: usize, const COLUMNS: usize>(
         &mut self,
@@ -62,7 +63,7 @@ impl Tile<'_, '_> {
         for (r, (sums, x)) in sums.iter().zip(&x).enumerate() {
             for (c, (sum, w)) in sums.iter().zip(&w).enumerate() {
                 let rest: f32 = x.1.iter().zip(w.1).map(|(x, w)| x * w).sum();
-                self.out.add(row + r, column + c, simd.reduce_sum_f32s(*sum) + rest);
+                self.out[(row + r) * self.stride + column + c] += simd.reduce_sum_f32s(*sum) + rest;
             }
         }
     }

@@ -1,0 +1,169 @@
+//! The operations on tensors: what the rest of the crate calls.
+
+use std::ops::Range;
+
+use burn::backend::Dispatch;
+use burn::tensor::{Device, Int, Tensor};
+
+use super::{AttentionSpan, Kernels as _};
+use crate::quantized::QuantizedMatrix;
+
+/// `x` times the transpose of `weight`: `[batch, seq, d_in]` and `[d_out, d_in]` give
+/// `[batch, seq, d_out]`.
+pub(crate) fn linear(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
+    Tensor::from_dispatch(Dispatch::olmo_linear(x.into_dispatch(), weight.into_dispatch()))
+}
+
+/// [`linear`] with each of three weights.
+pub(crate) fn three_linears(x: Tensor<3>, weights: [Tensor<2>; 3]) -> [Tensor<3>; 3] {
+    let [a, b, c] = weights.map(Tensor::into_dispatch);
+    let (a, b, c) = Dispatch::olmo_three_linears(x.into_dispatch(), a, b, c);
+    [a, b, c].map(Tensor::from_dispatch)
+}
+
+/// `silu(x gateᵀ) * (x upᵀ)`: as [`linear`] twice and [`swiglu`].
+pub(crate) fn gated_linear(x: Tensor<3>, gate: Tensor<2>, up: Tensor<2>) -> Tensor<3> {
+    let (gate, up) = (gate.into_dispatch(), up.into_dispatch());
+    Tensor::from_dispatch(Dispatch::olmo_gated_linear(x.into_dispatch(), gate, up))
+}
+
+/// [`linear`] with a quantised weight.
+pub(crate) fn quantized_linear(x: Tensor<3>, weight: &QuantizedMatrix) -> Tensor<3> {
+    let (values, scales) = weight.parts();
+    Tensor::from_dispatch(Dispatch::olmo_quantized_linear(x.into_dispatch(), values, scales))
+}
+
+/// [`three_linears`] with quantised weights.
+pub(crate) fn three_quantized_linears(
+    x: Tensor<3>,
+    weights: [&QuantizedMatrix; 3],
+) -> [Tensor<3>; 3] {
+    let [(av, a), (bv, b), (cv, c)] = weights.map(QuantizedMatrix::parts);
+    let x = x.into_dispatch();
+    let (a, b, c) = Dispatch::olmo_three_quantized_linears(x, av, a, bv, b, cv, c);
+    [a, b, c].map(Tensor::from_dispatch)
+}
+
+/// [`gated_linear`] with quantised weights.
+pub(crate) fn quantized_gated_linear(
+    x: Tensor<3>,
+    gate: &QuantizedMatrix,
+    up: &QuantizedMatrix,
+) -> Tensor<3> {
+    let ((gate_values, gate_scales), (up_values, up_scales)) = (gate.parts(), up.parts());
+    Tensor::from_dispatch(Dispatch::olmo_quantized_gated_linear(
+        x.into_dispatch(),
+        gate_values,
+        gate_scales,
+        up_values,
+        up_scales,
+    ))
+}
+
+/// The elements of a quantised matrix, `[d_out, d_in]` in f32; see
+/// [`QuantizedMatrix`] for the form of `values` and `scales`.
+pub(crate) fn dequantize(values: Tensor<2, Int>, scales: Tensor<2>) -> Tensor<2> {
+    let (values, scales) = (values.into_dispatch(), scales.into_dispatch());
+    Tensor::from_dispatch(Dispatch::olmo_dequantize(values, scales))
+}
+
+/// Whether tensors of single bytes can live on a device.
+pub(crate) fn holds_quantized(device: &Device) -> bool {
+    #[cfg(feature = "flex")]
+    if *device == Device::flex() {
+        return true;
+    }
+    let _ = device;
+    false
+}
+
+/// Causal attention over grouped heads, softmax in f32.
+///
+/// `q` is `[batch, n_heads, seq_q, head_dim]`, `k` and `v` are `[batch, n_kv_heads, seq_kv,
+/// head_dim]`; the last query sees the last key. Returns the shape of `q`.
+pub(crate) fn attention(
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    span: AttentionSpan,
+) -> Tensor<4> {
+    let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
+    Tensor::from_dispatch(Dispatch::olmo_attention(q, k, v, span))
+}
+
+/// Splits `[batch, seq, n_heads * head_dim]` into heads `[batch, n_heads, seq, head_dim]` and turns
+/// them by their positions. `cos` and `sin` are `[seq, head_dim / 2]` in f32, or `[batch * seq,
+/// head_dim / 2]` where the rows of the batch have positions of their own.
+pub(crate) fn rotary(x: Tensor<3>, cos: Tensor<2>, sin: Tensor<2>, n_heads: usize) -> Tensor<4> {
+    let (cos, sin) = (cos.into_dispatch(), sin.into_dispatch());
+    Tensor::from_dispatch(Dispatch::olmo_rotary(x.into_dispatch(), cos, sin, n_heads))
+}
+
+/// Layer norm without weights over the last dimension, computed in f32.
+pub(crate) fn layer_norm(x: Tensor<3>, eps: f64) -> Tensor<3> {
+    Tensor::from_dispatch(Dispatch::olmo_layer_norm(x.into_dispatch(), eps))
+}
+
+/// RMS norm over the last dimension, computed in f32; `cast_first` returns to the dtype of `x`
+/// before the product with `weight`.
+pub(crate) fn rms_norm(x: Tensor<3>, weight: Tensor<1>, eps: f64, cast_first: bool) -> Tensor<3> {
+    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    Tensor::from_dispatch(Dispatch::olmo_rms_norm(x, weight, eps, cast_first))
+}
+
+/// `silu(gate) * up`, elementwise.
+pub(crate) fn swiglu(gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {
+    Tensor::from_dispatch(Dispatch::olmo_swiglu(gate.into_dispatch(), up.into_dispatch()))
+}
+
+/// Which rows the tokens of a mixture of experts have.
+#[derive(Debug, Clone)]
+pub(crate) struct RowMap {
+    /// The token of each row, `[n_rows]`.
+    pub(crate) token_of_row: Tensor<1, Int>,
+    /// The rows of each token, one token after the other, `[n_rows]`.
+    pub(crate) rows_of_token: Tensor<1, Int>,
+    /// How many rows each token has.
+    pub(crate) rows_per_token: usize,
+}
+
+/// The row of its token for each row of `map`: `[n_tokens, d]` gives `[n_rows, d]`.
+pub(crate) fn take_rows(x: Tensor<2>, map: &RowMap) -> Tensor<2> {
+    let RowMap { token_of_row, rows_of_token, rows_per_token } = map.clone();
+    let (of_row, of_token) = (token_of_row.into_dispatch(), rows_of_token.into_dispatch());
+    let x = x.into_dispatch();
+    Tensor::from_dispatch(Dispatch::olmo_take_rows(x, of_row, of_token, rows_per_token))
+}
+
+/// The sum of its rows for each token of `map`: `[n_rows, d]` gives `[n_tokens, d]`.
+pub(crate) fn sum_rows(rows: Tensor<2>, map: &RowMap) -> Tensor<2> {
+    let RowMap { token_of_row, rows_of_token, rows_per_token } = map.clone();
+    let (of_row, of_token) = (token_of_row.into_dispatch(), rows_of_token.into_dispatch());
+    let rows = rows.into_dispatch();
+    Tensor::from_dispatch(Dispatch::olmo_sum_rows(rows, of_row, of_token, rows_per_token))
+}
+
+/// `rows` with those of `range` replaced by `w2(silu(w1 x) * w3 x)` of them.
+pub(crate) fn expert(
+    rows: Tensor<2>,
+    [w1, w2, w3]: [Tensor<2>; 3],
+    range: Range<usize>,
+) -> Tensor<2> {
+    let (w1, w2, w3) = (w1.into_dispatch(), w2.into_dispatch(), w3.into_dispatch());
+    Tensor::from_dispatch(Dispatch::olmo_expert(rows.into_dispatch(), w1, w2, w3, range))
+}
+
+/// Summed cross-entropy of the logits `x weightᵀ`, computed in chunks of tokens.
+///
+/// `x` is `[n, d_model]`, `weight` `[vocab, d_model]`, `targets` `[n]` with negative values where a
+/// token has no label. Returns three f32 sums over the labelled tokens: the objective
+/// `ce + z_loss * lse²`, the cross-entropy alone, and `lse²`. Only the first is differentiable.
+pub(crate) fn cross_entropy(
+    x: Tensor<2>,
+    weight: Tensor<2>,
+    targets: Tensor<1, Int>,
+    z_loss: f64,
+) -> Tensor<1> {
+    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    Tensor::from_dispatch(Dispatch::olmo_cross_entropy(x, weight, targets.into_dispatch(), z_loss))
+}

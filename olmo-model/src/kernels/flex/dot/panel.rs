@@ -1,0 +1,94 @@
+//! Panels: some rows of a weight side by side, so that a product adds in the order of their length.
+//!
+//! Each sum is `((x₀w₀ + x₁w₁) + x₂w₂) + …` with fused multiplications, which is the order of the
+//! matrix products that PyTorch uses on a CPU: in bf16, where a sum that falls to the other side of
+//! the middle is a different number, most results are then equal to the last bit.
+
+use super::Strided;
+
+/// Rows of the weight in a panel.
+pub(super) const WIDTH: usize = 32;
+
+/// Rows of `x` multiplied at once with the vectors of a machine: the sums fill half its registers.
+const fn rows_at_once(lanes: usize) -> usize {
+    match lanes {
+        16 => 8,
+        4 => 4,
+        _ => 2,
+    }
+}
+
+/// Writes `length` elements of up to [`WIDTH`] rows, transposed: `out[length, WIDTH]`.
+pub(super) fn pack(w: Strided<'_, f32>, n_rows: usize, length: usize, out: &mut [f32]) {
+    for c in 0..WIDTH {
+        if c < n_rows {
+            for (i, x) in w.row(c, length).iter().enumerate() {
+                out[i * WIDTH + c] = *x;
+            }
+        } else {
+            for i in 0..length {
+                out[i * WIDTH + c] = 0.0;
+            }
+        }
+    }
+}
+
+/// Adds the products of rows of `x` with a panel to `sums[n_rows, WIDTH]`.
+pub(super) struct Multiply<'a> {
+    pub(super) x: Strided<'a, f32>,
+    pub(super) n_rows: usize,
+    /// `[length, WIDTH]`.
+    pub(super) panel: &'a [f32],
+    pub(super) sums: &'a mut [f32],
+}
+
+impl pulp::WithSimd for Multiply<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(mut self, simd: S) {
+        let at_once = rows_at_once(S::F32_LANES);
+        let mut row = 0;
+        while row < self.n_rows {
+            let n = [8, 4, 2, 1].into_iter().find(|n| *n <= at_once && *n <= self.n_rows - row);
+            let n = n.unwrap_or(1);
+            match (n, S::F32_LANES) {
+                (8, 16) => self.rows::<S, 8, 2>(simd, row),
+                (4, 16) => self.rows::<S, 4, 2>(simd, row),
+                (2, 16) => self.rows::<S, 2, 2>(simd, row),
+                (_, 16) => self.rows::<S, 1, 2>(simd, row),
+                (2, 8) => self.rows::<S, 2, 4>(simd, row),
+                (_, 8) => self.rows::<S, 1, 4>(simd, row),
+                (4, 4) => self.rows::<S, 4, 8>(simd, row),
+                (2, 4) => self.rows::<S, 2, 8>(simd, row),
+                (_, 4) => self.rows::<S, 1, 8>(simd, row),
+                (2, _) => self.rows::<S, 2, WIDTH>(simd, row),
+                _ => self.rows::<S, 1, WIDTH>(simd, row),
+            }
+            row += n;
+        }
+    }
+}
+
+impl Multiply<'_> {
+    /// `V` vectors make up [`WIDTH`] elements.
+    #[inline(always)]
+    fn rows<S: pulp::Simd, const R: usize, const V: usize>(&mut self, simd: S, row: usize) {
+        let panel = S::as_simd_f32s(self.panel).0;
+        let x: [_; R] = std::array::from_fn(|r| self.x.row(row + r, panel.len() / V));
+        let out = S::as_mut_simd_f32s(&mut self.sums[row * WIDTH..(row + R) * WIDTH]).0;
+        let mut sums: [[S::f32s; V]; R] =
+            std::array::from_fn(|r| std::array::from_fn(|v| out[r * V + v]));
+        for (i, w) in panel.as_chunks::<V>().0.iter().enumerate() {
+            for (sums, x) in sums.iter_mut().zip(&x) {
+                let x = simd.splat_f32s(x[i]);
+                for (sum, w) in sums.iter_mut().zip(w) {
+                    *sum = simd.mul_add_f32s(x, *w, *sum);
+                }
+            }
+        }
+        for (r, sums) in sums.iter().enumerate() {
+            out[r * V..(r + 1) * V].copy_from_slice(sums);
+        }
+    }
+}
