@@ -251,6 +251,50 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A configuration file cannot be used.
+    #[error("{}: {reason}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where in the file.
+        reason: String,
+    },
+    /// The data of a configuration is made by Python code.
+    #[error(
+        "data.custom_dataset names Python code, which cannot be run here; \
+         write its tokens to files and name them in data.paths"
+    )]
+    CustomDataset,
+    /// A rule for paths has no two sides.
+    #[error(
+        "{found:?} is no rule for paths; expected FROM=TO, the beginning of a path and its place"
+    )]
+    PathRule {
+        /// What was given.
+        found: String,
+    },
+    /// A path is a URL, and it is not known where its file is.
+    #[error(
+        "{path} is not on this machine; say where its files are with a rule FROM=TO for its beginning"
+    )]
+    RemotePath {
+        /// The URL.
+        path: String,
+    },
+    /// A saved order is of other data.
+    #[error(
+        "{} has {found} indices, but the files hold {n_instances} instances: it is the order of \
+         other files, another sequence length or another token type",
+        path.display()
+    )]
+    OtherOrder {
+        /// The file.
+        path: PathBuf,
+        /// Indices in it.
+        found: usize,
+        /// Instances of the data.
+        n_instances: usize,
+    },
     /// The output is there already.
     #[error("{} exists already; choose another folder or remove it first", path.display())]
     OutputExists {

@@ -193,6 +193,11 @@ pub fn fingerprint<P: AsRef<Path>>(
     hex(&hash.finalize())
 }
 
+/// SHA-256 of some bytes, as lower-case hexadecimal digits.
+pub fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
 /// A digest as lower-case hexadecimal digits.
 pub(crate) fn hex(digest: &[u8]) -> String {
     digest.iter().fold(String::new(), |mut text, byte| {

@@ -12,6 +12,8 @@
 //! - [`DataOrder`] is the order in which a run sees them: exactly that of OLMo's trainer, for which
 //!   [`rng`] repeats NumPy's random numbers bit for bit. [`FslOrder`] is that of OLMo-core, and
 //!   [`GlobalIndices`] a file that either has saved.
+//! - [`Inspector`] tells what a run saw at a step, also of the runs whose [`official`] configurations
+//!   are published, and when it saw a document.
 //! - [`DataLoader`] reads the batches of one rank ahead and resumes from a [`LoaderState`].
 //!
 //! Nothing here depends on a tensor library, so any project can use it.
@@ -48,13 +50,18 @@ mod atomic_file;
 pub mod batch;
 pub mod chat_template;
 pub mod dataset;
+pub mod document_bounds;
 mod document_file;
 pub mod documents;
 pub mod error;
 pub mod fingerprint;
 pub mod fsl_order;
 pub mod global_indices;
+pub mod inspect;
+pub mod instance_table;
 pub mod loader;
+pub mod official;
+pub mod path_map;
 mod prefetch;
 pub mod rng;
 pub mod sampler;
@@ -70,11 +77,15 @@ pub mod vsl_curriculum;
 pub use batch::Batch;
 pub use chat_template::{ChatTemplate, Message};
 pub use dataset::{Instance, InstanceLocation, TokenDataset};
+pub use document_bounds::{DocumentBound, DocumentBounds};
 pub use documents::{BadRows, Corpus, Document, Documents};
 pub use error::{Error, Result};
 pub use fsl_order::{FslOrder, FslOrderConfig};
 pub use global_indices::GlobalIndices;
+pub use inspect::Inspector;
+pub use instance_table::InstanceTable;
 pub use loader::{DataLoader, DataLoaderConfig, LoaderState};
+pub use path_map::{PathMap, PathRule};
 pub use sampler::{DataOrder, DataOrderConfig, Tail};
 pub use text_stream::TextStream;
 pub use token_file::{TokenDtype, TokenFile};

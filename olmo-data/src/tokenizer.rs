@@ -105,6 +105,17 @@ impl Tokenizer {
             .map_err(|error| failure("decode", &error))
     }
 
+    /// The text of token ids, those without a token left out: for looking at data, whatever is in it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Tokenizer`] where the decoder fails.
+    pub fn decode_lossy(&self, ids: &[u32], special: SpecialTokens) -> Result<String> {
+        self.inner
+            .decode(ids, special == SpecialTokens::Skip)
+            .map_err(|error| failure("decode", &error))
+    }
+
     /// Number of tokens, added ones included.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)

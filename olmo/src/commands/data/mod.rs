@@ -1,5 +1,6 @@
 //! `olmo data`: text to tokens, and tokens in order.
 
+mod inspect;
 mod order;
 mod tokenize;
 mod train_tokenizer;
@@ -13,6 +14,7 @@ pub(crate) enum Data {
     Tokenize(tokenize::Tokenize),
     TrainTokenizer(train_tokenizer::TrainTokenizer),
     Order(order::Order),
+    Inspect(inspect::Inspect),
 }
 
 impl Data {
@@ -21,6 +23,7 @@ impl Data {
             Self::Tokenize(command) => command.run(),
             Self::TrainTokenizer(command) => command.run(),
             Self::Order(command) => command.run(),
+            Self::Inspect(command) => command.run(),
         }
     }
 }

@@ -1,0 +1,218 @@
+//! `olmo data inspect`: what a run saw at a step, and when it saw a document.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::Args;
+use olmo_data::inspect::{InspectedInstance, Sighting};
+use olmo_data::official::{MaxDuration, OfficialRun, OfficialYaml};
+use olmo_data::{
+    GlobalIndices, Inspector, InstanceTable, PathMap, PathRule, Tail, TokenDtype, Tokenizer,
+};
+use serde::Serialize;
+
+use crate::{output, progress};
+
+/// Characters of an instance's text that are shown without --json.
+const SHOWN: usize = 240;
+
+/// Print the instances of one step: file, offset, documents, text
+///
+/// CONFIG is a configuration of OLMo's original trainer as it is, or one of ours. Of the token files
+/// only the sizes are needed, their `.csv.gz` for documents, their tokens for text. The order is
+/// found again from the seed, or read from a saved `global_indices.npy`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  olmo data inspect OLMo-7B.yaml --step 1000 --path-map https://olmo-data.org=/data --json")]
+pub(crate) struct Inspect {
+    /// Configuration of the run
+    #[arg(value_name = "CONFIG")]
+    config: PathBuf,
+    /// Step, 1 being the first batch; at step 0 nothing has been seen
+    #[arg(long, value_name = "N", required_unless_present = "find", conflicts_with = "find")]
+    step: Option<u64>,
+    /// Only the instances of one rank, from 0; needs --world-size
+    #[arg(long, value_name = "R", requires = "world_size")]
+    rank: Option<usize>,
+    /// Number of ranks that share a batch
+    #[arg(long, value_name = "W")]
+    world_size: Option<usize>,
+    /// Order that the run has saved, of the epoch that the step is in
+    #[arg(long, value_name = "FILE")]
+    global_indices: Option<PathBuf>,
+    /// Where files are now: the beginning of their paths, and what stands in its place
+    #[arg(long, value_name = "FROM=TO")]
+    path_map: Vec<PathRule>,
+    /// tokenizer.json, where it is not where the configuration says
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+    /// Print the steps at which the document of this id was seen instead
+    #[arg(long, value_name = "DOC_ID")]
+    find: Option<String>,
+    /// Print JSON, with the whole texts
+    #[arg(long)]
+    json: bool,
+}
+
+/// What the verb needs of a configuration.
+struct Run {
+    paths: Vec<String>,
+    dtype: TokenDtype,
+    sequence_length: usize,
+    global_batch_size: usize,
+    seed: u64,
+    epoch: u64,
+    tail: Tail,
+    max_duration: Option<MaxDuration>,
+    tokenizer: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct StepReport {
+    step: u64,
+    instances: Vec<InspectedInstance>,
+}
+
+#[derive(Debug, Serialize)]
+struct FindReport<'a> {
+    document: &'a str,
+    sightings: Vec<Sighting>,
+}
+
+impl Inspect {
+    pub(crate) fn run(&self) -> Result<()> {
+        let run = read(&self.config)?;
+        let map = PathMap::new(self.path_map.iter().cloned());
+        let files = run.paths.iter().map(|path| map.resolve(path)).collect::<Result<Vec<_>, _>>();
+        let files = files.context("use --path-map FROM=TO")?;
+        let table = InstanceTable::open(files, run.dtype, run.sequence_length)?;
+        let mut inspector =
+            Inspector::new(table, run.global_batch_size, run.seed, run.epoch, run.tail)?;
+        if let Some(path) = &self.global_indices {
+            inspector = inspector.with_global_indices(GlobalIndices::open(path)?)?;
+        }
+        let per_epoch = inspector.steps_per_epoch();
+        let tokens_per_step = (run.global_batch_size * run.sequence_length) as u64;
+        let last = run.max_duration.map(|duration| duration.steps(per_epoch, tokens_per_step));
+        if let Some(id) = &self.find {
+            let n_epochs = last.map_or(1, |last| last.div_ceil(per_epoch).max(1));
+            return self.find(&inspector, id, n_epochs);
+        }
+        let step = self.step.unwrap_or(0);
+        if let (Some(last), Some(duration)) = (last, run.max_duration) {
+            ensure!(step <= last, "step {step} is past step {last}, the run's last ({duration})");
+        }
+        let bar = progress::open_ended("following the shuffle");
+        let mut indices = inspector.batch(step)?;
+        if let (Some(rank), Some(world_size)) = (self.rank, self.world_size) {
+            ensure!(rank < world_size, "--rank is {rank}, expected less than {world_size}");
+            ensure!(
+                run.global_batch_size.is_multiple_of(world_size),
+                "--world-size is {world_size}, expected a divisor of the batch of {}",
+                run.global_batch_size
+            );
+            indices = indices.into_iter().skip(rank).step_by(world_size).collect();
+        }
+        let tokenizer = self.tokenizer(run.tokenizer.as_deref(), &map)?;
+        let instances = inspector.describe(&indices, tokenizer.as_ref())?;
+        bar.finish_and_clear();
+        self.print(StepReport { step, instances })
+    }
+
+    fn find(&self, inspector: &Inspector, id: &str, n_epochs: u64) -> Result<()> {
+        let bar = progress::open_ended("looking through the documents");
+        let sightings = inspector.find(id, n_epochs)?;
+        bar.finish_and_clear();
+        if self.json {
+            return Ok(output::json(&FindReport { document: id, sightings })?);
+        }
+        if sightings.is_empty() {
+            let any = inspector
+                .table()
+                .files()
+                .any(|(path, _)| olmo_data::DocumentBounds::path_for(path).exists());
+            ensure!(any, "no token file has a .csv.gz beside it, so documents cannot be found");
+            return Ok(output::line(format!("no step has seen document {id:?}"))?);
+        }
+        for Sighting { step, row, index, path, document, .. } in sightings {
+            output::line(format!(
+                "step {step} row {row}: instance {index}, {path} tokens {}..{}",
+                document.start, document.end
+            ))?;
+        }
+        Ok(())
+    }
+
+    /// The tokenizer that was asked for, or the configuration's where its file is there.
+    fn tokenizer(&self, named: Option<&str>, map: &PathMap) -> Result<Option<Tokenizer>> {
+        if let Some(path) = &self.tokenizer {
+            return Ok(Some(Tokenizer::from_file(path)?));
+        }
+        let Some(path) = named.and_then(|named| map.resolve(named).ok()) else { return Ok(None) };
+        let beside = self.config.parent().map(|folder| folder.join(&path));
+        let found = [Some(path), beside].into_iter().flatten().find(|path| path.is_file());
+        Ok(found.map(Tokenizer::from_file).transpose()?)
+    }
+
+    fn print(&self, report: StepReport) -> Result<()> {
+        if self.json {
+            return Ok(output::json(&report)?);
+        }
+        if report.step == 0 {
+            return Ok(output::line("nothing has been seen at step 0; step 1 is the first batch")?);
+        }
+        for InspectedInstance { index, path, byte_offset, documents, text } in report.instances {
+            output::line(format!("instance {index}: {path} byte {byte_offset}"))?;
+            for document in documents.iter().flatten() {
+                let id = document.id.as_deref().unwrap_or("(no id)");
+                let from = match (&document.source, document.line) {
+                    (Some(source), Some(line)) => format!(", {source}:{line}"),
+                    _ => String::new(),
+                };
+                output::line(format!("  document {id}{from}"))?;
+            }
+            if let Some(text) = text {
+                let shown: String = text.chars().take(SHOWN).collect();
+                let more = if shown.len() < text.len() { " …" } else { "" };
+                output::line(format!("  {shown:?}{more}"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads a configuration of either kind.
+fn read(path: &Path) -> Result<Run> {
+    let yaml = OfficialYaml::read(path)?;
+    // Only ours says under `data` how long an instance is.
+    if yaml.raw().pointer("/data/sequence_length").is_some() {
+        let config = olmo_train::TrainConfig::read(path, &[])?;
+        let data = &config.data;
+        return Ok(Run {
+            paths: data.paths.iter().map(|path| path.display().to_string()).collect(),
+            dtype: data.memmap_dtype,
+            sequence_length: data.sequence_length,
+            global_batch_size: config.global_train_batch_size,
+            seed: config.data_seed(),
+            epoch: 0,
+            tail: Tail::Drop,
+            max_duration: Some(MaxDuration::Steps(config.max_duration)),
+            tokenizer: config.tokenizer.as_ref().map(|path| path.display().to_string()),
+        });
+    }
+    let run = OfficialRun::from_yaml(&yaml)?;
+    if run.sequence_length == 0 {
+        bail!("{}: model.max_sequence_length is 0, expected at least 1", path.display());
+    }
+    Ok(Run {
+        paths: run.paths()?,
+        dtype: run.data.memmap_dtype,
+        sequence_length: run.sequence_length,
+        global_batch_size: run.global_train_batch_size,
+        seed: run.data_seed,
+        epoch: run.epoch,
+        tail: if run.data.drop_last { Tail::Drop } else { Tail::Pad },
+        max_duration: run.max_duration,
+        tokenizer: run.tokenizer,
+    })
+}
