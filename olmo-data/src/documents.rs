@@ -12,6 +12,7 @@
 //! Difference from Dolma: a line that is no document is an error that names file and line, while
 //! Dolma logs and skips it; [`BadRows::Count`] skips and counts.
 
+use std::collections::HashSet;
 use std::io::{self, BufRead};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use crate::document_file::{Contents, DocumentFile};
 use crate::{Error, Result};
 
 /// The longest line that is read, so that a broken file cannot fill the memory.
-const MAX_LINE_BYTES: u64 = 1 << 30;
+const MAX_LINE_BYTES: u64 = 1 << 28;
 
 /// One document.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,8 +47,20 @@ pub enum BadRows {
     /// The first one is an error.
     #[default]
     Error,
-    /// They are skipped and counted.
+    /// They are skipped, counted, and handed out with the reason, see
+    /// [`Documents::take_rejected`].
     Count,
+}
+
+/// A line that is no document.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RejectedRow {
+    /// The file.
+    pub path: PathBuf,
+    /// Its line, counted from 1.
+    pub line: u64,
+    /// What is wrong with it.
+    pub reason: String,
 }
 
 /// The files of a corpus.
@@ -67,6 +80,7 @@ pub struct Documents<'a> {
     bad_rows: BadRows,
     file: Option<OpenFile>,
     n_bad_rows: u64,
+    rejected: Vec<RejectedRow>,
     n_files_done: usize,
     n_bytes_done: u64,
 }
@@ -85,7 +99,7 @@ impl Corpus {
     /// # Errors
     ///
     /// [`Error::NoFiles`]; [`Error::UnknownFormat`] where a name tells no format; [`Error::Io`] where
-    /// a file is not there.
+    /// a file is not there; [`Error::SameFile`] where one is named twice, by whatever path.
     pub fn new<P: Into<PathBuf>>(
         paths: impl IntoIterator<Item = P>,
         bad_rows: BadRows,
@@ -95,9 +109,13 @@ impl Corpus {
             return Err(Error::NoFiles);
         }
         let mut n_bytes = 0;
+        let mut seen = HashSet::new();
         for path in &paths {
             DocumentFile::check_name(path)?;
             n_bytes += std::fs::metadata(path).map_err(Error::io(path))?.len();
+            if !seen.insert(path.canonicalize().map_err(Error::io(path))?) {
+                return Err(Error::SameFile { path: path.clone() });
+            }
         }
         Ok(Self { paths, bad_rows, n_bytes })
     }
@@ -105,6 +123,11 @@ impl Corpus {
     /// The files.
     pub fn paths(&self) -> &[PathBuf] {
         &self.paths
+    }
+
+    /// What is done with lines that are no documents.
+    pub fn bad_rows(&self) -> BadRows {
+        self.bad_rows
     }
 
     /// Bytes of all files on disk.
@@ -119,6 +142,7 @@ impl Corpus {
             bad_rows: self.bad_rows,
             file: None,
             n_bad_rows: 0,
+            rejected: Vec::new(),
             n_files_done: 0,
             n_bytes_done: 0,
         }
@@ -129,6 +153,11 @@ impl Documents<'_> {
     /// Lines skipped so far; see [`BadRows::Count`].
     pub fn n_bad_rows(&self) -> u64 {
         self.n_bad_rows
+    }
+
+    /// The lines skipped since this was last called.
+    pub fn take_rejected(&mut self) -> Vec<RejectedRow> {
+        std::mem::take(&mut self.rejected)
     }
 
     /// Files read to their end.
@@ -155,8 +184,9 @@ impl Documents<'_> {
                     self.n_files_done += 1;
                     self.file = None;
                 }
-                Err(Error::BadRow { .. }) if self.bad_rows == BadRows::Count => {
+                Err(Error::BadRow { path, line, reason }) if self.bad_rows == BadRows::Count => {
                     self.n_bad_rows += 1;
+                    self.rejected.push(RejectedRow { path, line, reason });
                 }
                 Err(error) => return Err(error),
             }
@@ -195,8 +225,14 @@ impl OpenFile {
             self.buffer.clear();
             let n_read = read_line(self.file.reader(), &mut self.buffer, MAX_LINE_BYTES);
             self.line += 1;
-            if n_read.map_err(|error| self.read_error(error))? == 0 {
+            let n_read = n_read.map_err(|error| self.read_error(error))?;
+            if n_read == 0 {
                 return Ok(None);
+            }
+            if n_read > MAX_LINE_BYTES {
+                self.buffer = Vec::new();
+                let reason = format!("{n_read} bytes long, at most {MAX_LINE_BYTES} are read");
+                return Err(self.bad_row(reason));
             }
             if self.buffer.iter().all(u8::is_ascii_whitespace) {
                 continue;
@@ -262,14 +298,14 @@ impl RowId {
     }
 }
 
-/// Reads up to and with the next newline, which must come within `max_bytes`.
-fn read_line(reader: &mut dyn BufRead, buffer: &mut Vec<u8>, max_bytes: u64) -> io::Result<usize> {
-    let n_read = io::Read::take(&mut *reader, max_bytes).read_until(b'\n', buffer)?;
-    if n_read as u64 == max_bytes && buffer.last() != Some(&b'\n') {
-        let message = format!("longer than {max_bytes} bytes");
-        return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+/// Reads up to and with the next newline and returns its length; of a line longer than `max_bytes`
+/// the rest is passed over.
+fn read_line(reader: &mut dyn BufRead, buffer: &mut Vec<u8>, max_bytes: u64) -> io::Result<u64> {
+    let n_read = io::Read::take(&mut *reader, max_bytes).read_until(b'\n', buffer)? as u64;
+    if n_read < max_bytes || buffer.last() == Some(&b'\n') {
+        return Ok(n_read);
     }
-    Ok(n_read)
+    Ok(n_read + reader.skip_until(b'\n')? as u64)
 }
 
 /// What is wrong with a row, without serde's own "line 1".
@@ -287,13 +323,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_without_end_is_an_error() {
+    fn the_rest_of_a_line_that_is_too_long_is_passed_over() {
         let mut buffer = Vec::new();
-        let mut short = io::BufReader::new(&b"ab\ncdef"[..]);
-        assert_eq!(read_line(&mut short, &mut buffer, 3).unwrap(), 3);
-        assert!(read_line(&mut short, &mut buffer, 3).is_err());
-        let mut last = io::BufReader::new(&b"ab"[..]);
-        assert_eq!(read_line(&mut last, &mut buffer, 3).unwrap(), 2);
-        assert_eq!(read_line(&mut last, &mut buffer, 3).unwrap(), 0);
+        let mut lines = io::BufReader::new(&b"ab\ncdefg\nhij"[..]);
+        let mut next = |buffer: &mut Vec<u8>| {
+            buffer.clear();
+            read_line(&mut lines, buffer, 3).unwrap()
+        };
+        assert_eq!((next(&mut buffer), &buffer[..]), (3, &b"ab\n"[..]));
+        assert_eq!((next(&mut buffer), &buffer[..]), (6, &b"cde"[..]));
+        assert_eq!((next(&mut buffer), &buffer[..]), (3, &b"hij"[..]));
+        assert_eq!(next(&mut buffer), 0);
     }
 }

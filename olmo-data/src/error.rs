@@ -136,6 +136,27 @@ pub enum Error {
         /// What would work.
         expected: String,
     },
+    /// A mask of labels is not that of its tokens.
+    #[error(
+        "{} has {found} values, but its token file {} has {expected} tokens",
+        path.display(), tokens.display()
+    )]
+    LabelMaskLen {
+        /// The mask.
+        path: PathBuf,
+        /// Values in it.
+        found: u64,
+        /// The token file.
+        tokens: PathBuf,
+        /// Tokens in that.
+        expected: u64,
+    },
+    /// A mixture cannot be made.
+    #[error("the mixture cannot be made: {reason}")]
+    Mixture {
+        /// What is wrong.
+        reason: String,
+    },
     /// Batches of several lengths cannot be put in order.
     #[error("the curriculum has no order: {reason}")]
     Curriculum {
@@ -241,6 +262,12 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// A document file is named twice.
+    #[error("{} is named twice; its documents would be there twice", path.display())]
+    SameFile {
+        /// The file.
+        path: PathBuf,
+    },
     /// A row of a document file is no document.
     #[error("{}:{line}: {reason}", path.display())]
     BadRow {
@@ -294,6 +321,12 @@ pub enum Error {
         found: usize,
         /// Instances of the data.
         n_instances: usize,
+    },
+    /// Output of another input or with other settings is there already.
+    #[error("{} was made from other input or with other settings; choose another folder", path.display())]
+    OtherOutput {
+        /// The manifest of what is there.
+        path: PathBuf,
     },
     /// The output is there already.
     #[error("{} exists already; choose another folder or remove it first", path.display())]

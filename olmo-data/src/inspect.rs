@@ -180,7 +180,7 @@ impl Inspector {
         let Some(tokenizer) = tokenizer else {
             return Ok(rows.iter().zip(documents).map(|(&(_, row), d)| (row, d, None)).collect());
         };
-        let tokens = TokenFile::open(path, self.table.dtype())?;
+        let tokens = TokenFile::open(path, self.table.dtype())?.for_random_access();
         rows.into_iter()
             .zip(&mut documents)
             .map(|((start, row), documents)| {

@@ -9,6 +9,8 @@
 //! - [`Tokenize`] writes the tokens of a corpus as the files that OLMo trains on.
 //! - [`TokenFile`] is one such file, [`TokenDataset`] cuts many of them into instances of a fixed
 //!   length and tells where on disk an instance lies.
+//! - [`instances`] has the other ways OLMo-core makes instances of documents: padded, packed,
+//!   interleaved, of several lengths, mixtures, with label masks and the filter for repetitions.
 //! - [`DataOrder`] is the order in which a run sees them: exactly that of OLMo's trainer, for which
 //!   [`rng`] repeats NumPy's random numbers bit for bit. [`FslOrder`] is that of OLMo-core, and
 //!   [`GlobalIndices`] a file that either has saved.
@@ -59,7 +61,9 @@ pub mod fsl_order;
 pub mod global_indices;
 pub mod inspect;
 pub mod instance_table;
+pub mod instances;
 pub mod loader;
+pub mod manifest;
 pub mod official;
 pub mod path_map;
 mod prefetch;
@@ -70,6 +74,7 @@ pub mod token_file;
 pub mod token_stream;
 mod token_writer;
 pub mod tokenize;
+mod tokenize_files;
 pub mod tokenizer;
 pub mod train_tokenizer;
 pub mod vsl_curriculum;
@@ -78,13 +83,14 @@ pub use batch::Batch;
 pub use chat_template::{ChatTemplate, Message};
 pub use dataset::{Instance, InstanceLocation, TokenDataset};
 pub use document_bounds::{DocumentBound, DocumentBounds};
-pub use documents::{BadRows, Corpus, Document, Documents};
+pub use documents::{BadRows, Corpus, Document, Documents, RejectedRow};
 pub use error::{Error, Result};
 pub use fsl_order::{FslOrder, FslOrderConfig};
 pub use global_indices::GlobalIndices;
 pub use inspect::Inspector;
 pub use instance_table::InstanceTable;
 pub use loader::{DataLoader, DataLoaderConfig, LoaderState};
+pub use manifest::Manifest;
 pub use path_map::{PathMap, PathRule};
 pub use sampler::{DataOrder, DataOrderConfig, Tail};
 pub use text_stream::TextStream;

@@ -129,6 +129,17 @@ impl TokenFile {
         Ok(Self { path, dtype, map })
     }
 
+    /// Tells the system that small parts far from each other will be read, so that it does not read
+    /// ahead. Only advice: nothing else changes.
+    pub fn for_random_access(self) -> Self {
+        #[cfg(unix)]
+        if let Some(map) = &self.map {
+            // Without it reading is slower and otherwise the same, so a refusal is no error.
+            let _ = map.advise(memmap2::Advice::Random);
+        }
+        self
+    }
+
     /// The path it was opened with.
     pub fn path(&self) -> &Path {
         &self.path

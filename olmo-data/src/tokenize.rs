@@ -8,9 +8,15 @@
 //! - `part-0-00000.csv.gz`: a line a document without a heading, `start,end,id,src,loc`: first token
 //!   and end (exclusive) in that file, the document's id, its file and its line there.
 //!
+//! - `manifest.json`: settings, counts, inputs, and size and SHA-256 of every file;
+//! - `rejected.jsonl`: lines that are no documents, with the reason, where they are counted.
+//!
+//! One series of files over the whole input is [`Tokenize::run`]; a series for each input file, many
+//! at a time, which goes on where it was stopped, is [`Tokenize::run_by_file`].
+//!
 //! With one process, `--ring-size 1` and a local shuffle of 1, Dolma 1.2.1 writes the same bytes for
-//! the same order of files. Differences: nothing is shuffled here, since the trainer shuffles
-//! instances; `uint16` or `uint32` is chosen by the vocabulary; a document without an id gets an
+//! the same order of files. Differences: nothing is shuffled unless asked for, since the trainer
+//! shuffles instances; `uint16` or `uint32` is chosen by the vocabulary; a document without an id gets an
 //! empty one, where Dolma skips it; output appears all at once at the end.
 
 use std::ops::ControlFlow;
@@ -18,7 +24,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::documents::{Corpus, Document};
+use crate::atomic_file::AtomicFile;
+use crate::documents::{Corpus, Document, Documents, RejectedRow};
+use crate::manifest::{Counts, InputFile, Manifest, Settings};
+use crate::rng::Generator;
 use crate::token_file::TokenDtype;
 use crate::token_writer::PartWriter;
 use crate::tokenizer::Tokenizer;
@@ -38,6 +47,7 @@ pub struct Tokenize {
     eos_id: u32,
     dtype: TokenDtype,
     max_tokens_per_file: u64,
+    shuffle_seed: Option<u64>,
 }
 
 /// How far tokenizing has come.
@@ -95,7 +105,8 @@ impl Tokenize {
         tokenizer.check_id(eos_id)?;
         let dtype = smallest_dtype(tokenizer);
         let max_tokens_per_file = MAX_TOKENS_PER_FILE;
-        Ok(Self { tokenizer: tokenizer.clone(), eos_id, dtype, max_tokens_per_file })
+        let shuffle_seed = None;
+        Ok(Self { tokenizer: tokenizer.clone(), eos_id, dtype, max_tokens_per_file, shuffle_seed })
     }
 
     /// Sets the type of the tokens on disk, which is else chosen by the vocabulary.
@@ -117,6 +128,13 @@ impl Tokenize {
     /// gets a file of its own.
     pub fn with_max_tokens_per_file(mut self, max_tokens_per_file: u64) -> Self {
         self.max_tokens_per_file = max_tokens_per_file;
+        self
+    }
+
+    /// Shuffles the documents by a seed, within a few thousand at a time so that memory stays
+    /// bounded; without it they keep their order.
+    pub fn with_shuffle_seed(mut self, seed: u64) -> Self {
+        self.shuffle_seed = Some(seed);
         self
     }
 
@@ -148,49 +166,109 @@ impl Tokenize {
     ) -> Result<TokenizeReport> {
         let folder = folder.as_ref();
         prepare(folder)?;
-        let mut writer = PartWriter::new(folder, self.dtype, self.max_tokens_per_file);
-        let mut n_empty_documents = 0;
-        let mut n_text_bytes = 0;
+        let prefix = "part-0".to_owned();
+        let series = self.write_series(corpus, folder, prefix, &mut |series, documents| {
+            progress(Progress {
+                n_documents: series.n_documents,
+                n_tokens: series.n_tokens,
+                n_bytes_read: documents.n_bytes_read(),
+                n_bytes: corpus.n_bytes(),
+                n_files_done: documents.n_files_done(),
+                n_files: corpus.paths().len(),
+            })
+        })?;
+        if series.counts.n_documents == 0 {
+            return Err(Error::EmptyCorpus { n_documents: series.counts.n_empty_documents });
+        }
+        let (files, outputs) = series.writer.finish()?;
+        let counts = series.counts;
+        write_rejected(&folder.join("rejected.jsonl"), &series.rejected)?;
+        let manifest = Manifest {
+            settings: self.settings()?,
+            inputs: corpus.paths().iter().map(|path| InputFile::of(path)).collect::<Result<_>>()?,
+            counts,
+            outputs,
+        };
+        manifest.write(&folder.join("manifest.json"))?;
+        Ok(TokenizeReport::new(counts, self.dtype, files))
+    }
+
+    /// Writes the documents of a corpus as one series of files, which have no names yet.
+    pub(crate) fn write_series(
+        &self,
+        corpus: &Corpus,
+        folder: &Path,
+        prefix: String,
+        progress: &mut dyn FnMut(&Counts, &Documents<'_>) -> ControlFlow<()>,
+    ) -> Result<Series> {
+        let mut writer = PartWriter::new(folder, prefix, self.dtype, self.max_tokens_per_file);
+        let mut counts = Counts::default();
+        let mut rejected = Vec::new();
+        let mut rng = self.shuffle_seed.map(Generator::new);
         let mut documents = corpus.documents();
         loop {
-            let chunk = next_chunk(&mut documents, &mut n_empty_documents)?;
+            let mut chunk = next_chunk(&mut documents, &mut counts.n_empty_documents)?;
+            rejected.append(&mut documents.take_rejected());
+            counts.n_bad_rows = documents.n_bad_rows();
             if chunk.is_empty() {
-                break;
+                return Ok(Series { writer, counts, rejected });
+            }
+            if let Some(rng) = &mut rng {
+                rng.shuffle(&mut chunk);
             }
             let texts: Vec<&str> = chunk.iter().map(|document| trimmed(&document.text)).collect();
-            n_text_bytes += texts.iter().map(|text| text.len() as u64).sum::<u64>();
+            counts.n_text_bytes += texts.iter().map(|text| text.len() as u64).sum::<u64>();
             for (document, mut tokens) in chunk.iter().zip(self.tokenizer.encode_batch(&texts)?) {
                 if tokens.last() != Some(&self.eos_id) {
                     tokens.push(self.eos_id);
                 }
                 writer.write(document, &tokens)?;
             }
-            let now = Progress {
-                n_documents: writer.n_documents(),
-                n_tokens: writer.n_tokens(),
-                n_bytes_read: documents.n_bytes_read(),
-                n_bytes: corpus.n_bytes(),
-                n_files_done: documents.n_files_done(),
-                n_files: corpus.paths().len(),
-            };
-            if progress(now).is_break() {
+            (counts.n_documents, counts.n_tokens) = (writer.n_documents(), writer.n_tokens());
+            if progress(&counts, &documents).is_break() {
                 return Err(Error::Cancelled);
             }
         }
-        let (n_documents, n_tokens) = (writer.n_documents(), writer.n_tokens());
-        if n_documents == 0 {
-            return Err(Error::EmptyCorpus { n_documents: n_empty_documents });
-        }
-        Ok(TokenizeReport {
-            n_documents,
-            n_empty_documents,
-            n_bad_rows: documents.n_bad_rows(),
-            n_tokens,
-            n_text_bytes,
+    }
+
+    /// What decides the output, besides the input.
+    pub(crate) fn settings(&self) -> Result<Settings> {
+        Ok(Settings {
+            tokenizer_sha256: self.tokenizer.sha256()?,
+            eos_id: self.eos_id,
             dtype: self.dtype,
-            files: writer.finish()?,
+            max_tokens_per_file: self.max_tokens_per_file,
+            shuffle_seed: self.shuffle_seed,
         })
     }
+}
+
+/// A series of files still without names, and what went into it.
+pub(crate) struct Series {
+    pub(crate) writer: PartWriter,
+    pub(crate) counts: Counts,
+    pub(crate) rejected: Vec<RejectedRow>,
+}
+
+impl TokenizeReport {
+    pub(crate) fn new(counts: Counts, dtype: TokenDtype, files: Vec<PathBuf>) -> Self {
+        let Counts { n_documents, n_empty_documents, n_bad_rows, n_tokens, n_text_bytes } = counts;
+        Self { n_documents, n_empty_documents, n_bad_rows, n_tokens, n_text_bytes, dtype, files }
+    }
+}
+
+/// Writes the lines that are no documents aside; nothing where there are none.
+pub(crate) fn write_rejected(path: &Path, rejected: &[RejectedRow]) -> Result<()> {
+    if rejected.is_empty() {
+        return Ok(());
+    }
+    let mut file = AtomicFile::create(path)?;
+    for row in rejected {
+        let line = serde_json::to_string(row).map_err(|e| Error::io(path)(e.into()))?;
+        file.write_all(line.as_bytes())?;
+        file.write_all(b"\n")?;
+    }
+    file.finish()?.persist()
 }
 
 fn smallest_dtype(tokenizer: &Tokenizer) -> TokenDtype {

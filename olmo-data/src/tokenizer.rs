@@ -158,6 +158,16 @@ impl Tokenizer {
         }
     }
 
+    /// SHA-256 of the tokenizer as it would be saved: what tells two tokenizers apart.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Tokenizer`] where it cannot be written out.
+    pub fn sha256(&self) -> Result<String> {
+        let json = self.inner.to_string(false).map_err(|error| failure("be saved", &error))?;
+        Ok(crate::fingerprint::sha256(json.as_bytes()))
+    }
+
     /// Writes a `tokenizer.json`.
     ///
     /// # Errors

@@ -104,7 +104,8 @@ fn a_truncated_archive_is_an_error_even_where_rows_are_counted() {
     let folder = tempfile::tempdir().expect("works");
     let whole = gz(ROWS.repeat(50).as_bytes());
     let path = write(folder.path(), "cut.jsonl.gz", &whole[..whole.len() / 2]);
-    let corpus = Corpus::new([path.clone(), path], BadRows::Count).expect("works");
+    let after = write(folder.path(), "after.jsonl", ROWS.as_bytes());
+    let corpus = Corpus::new([path, after], BadRows::Count).expect("works");
     let mut documents = corpus.documents();
     let error = documents.find_map(Result::err).expect("works");
     assert!(error.to_string().contains("cut.jsonl.gz: line "), "{error}");

@@ -11,6 +11,7 @@ use olmo_data::fingerprint::sha256;
 use olmo_data::official::{MaxDuration, OfficialRun, OfficialYaml, PaddingDirection};
 use serde_json::{Value, json};
 
+#[expect(clippy::print_stdout, reason = "a test that is skipped says so")]
 fn configs(test: &str) -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/olmo-configs");
     if folder.exists() {

@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use olmo_data::{
-    BadRows, BpeTraining, Corpus, Error, Progress, SpecialTokens, TokenDataset, TokenDtype,
-    TokenFile, Tokenize, Tokenizer,
+    BadRows, BpeTraining, Corpus, Error, Manifest, Progress, SpecialTokens, TokenDataset,
+    TokenDtype, TokenFile, Tokenize, Tokenizer,
 };
 
 fn tokenizer() -> Tokenizer {
@@ -80,7 +80,7 @@ fn stopping_and_failing_leave_nothing_behind() {
     assert!(entries(&out).is_empty());
 
     let report = tokenize.run(&whole, &out).expect("tokenized");
-    assert_eq!(entries(&out).len(), 2 * report.files.len());
+    assert_eq!(entries(&out).len(), 2 * report.files.len() + 1); // with the manifest
     assert!(report.files.len() > 3);
     assert!(matches!(tokenize.run(&whole, &out), Err(Error::OutputExists { .. })));
 }
@@ -141,4 +141,140 @@ fn written_files_are_readable_by_others() {
     for path in entries(&out) {
         assert_eq!(std::fs::metadata(path).expect("there").permissions().mode(), expected);
     }
+}
+
+/// Three files with 40 documents each, the second with bad lines between them.
+fn three_files(folder: &Path) -> Corpus {
+    let mut paths = Vec::new();
+    for name in ["a.jsonl", "b.jsonl", "c.jsonl"] {
+        let mut rows = Vec::new();
+        for i in 0..40 {
+            rows.extend(
+                format!("{{\"id\": \"{name}-{i}\", \"text\": \"document {i}\"}}\n").bytes(),
+            );
+            if name == "b.jsonl" && i % 20 == 0 {
+                rows.extend(b"no json\n{\"text\": \"\xff\"}\n");
+            }
+        }
+        paths.push(folder.join(name));
+        std::fs::write(paths.last().expect("a path"), rows).expect("written");
+    }
+    Corpus::new(paths, BadRows::Count).expect("a corpus")
+}
+
+#[test]
+fn rejected_lines_are_written_aside_with_the_reason() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("tokens");
+    let report = Tokenize::new(&tokenizer())
+        .expect("ready")
+        .run(&three_files(folder.path()), &out)
+        .expect("run");
+    assert_eq!((report.n_documents, report.n_bad_rows), (120, 4));
+    let rejected = std::fs::read_to_string(out.join("rejected.jsonl")).expect("written");
+    let rows: Vec<serde_json::Value> =
+        rejected.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let lines: Vec<u64> = rows.iter().map(|row| row["line"].as_u64().expect("a line")).collect();
+    assert_eq!(lines, [2, 3, 23 + 1, 23 + 2]);
+    for row in rows {
+        assert!(row["path"].as_str().expect("a path").ends_with("b.jsonl"));
+        assert!(!row["reason"].as_str().expect("a reason").is_empty());
+    }
+}
+
+#[test]
+fn the_manifest_knows_the_files() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("tokens");
+    let tokenize = Tokenize::new(&tokenizer()).expect("ready").with_max_tokens_per_file(100);
+    let report = tokenize.run(&three_files(folder.path()), &out).expect("run");
+    let manifest = Manifest::read(out.join("manifest.json")).expect("a manifest");
+    assert_eq!((manifest.inputs.len(), manifest.outputs.len()), (3, 2 * report.files.len()));
+    assert_eq!(manifest.counts.n_tokens, report.n_tokens);
+    assert!(manifest.changed_files(&out).expect("looked").is_empty());
+    std::fs::write(&report.files[1], [0; 8]).expect("written");
+    let name = report.files[1].file_name().expect("a name").to_string_lossy().into_owned();
+    assert_eq!(manifest.changed_files(&out).expect("looked"), [name]);
+}
+
+#[test]
+fn files_are_tokenized_apart_and_work_goes_on_where_it_was_stopped() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let corpus = three_files(folder.path());
+    let tokenize = Tokenize::new(&tokenizer()).expect("ready");
+    let whole = folder.path().join("whole");
+    let report =
+        tokenize.run_by_file(&corpus, &whole, &mut |_| ControlFlow::Continue(())).expect("run");
+    assert_eq!((report.n_documents, report.n_bad_rows, report.files.len()), (120, 4, 3));
+
+    // Each is what tokenizing that file alone gives.
+    for (path, tokens) in corpus.paths().iter().zip(&report.files) {
+        let one = Corpus::new([path], BadRows::Count).expect("a corpus");
+        let alone = folder.path().join("alone").join(path.file_name().expect("a name"));
+        let alone = tokenize.run(&one, alone).expect("run");
+        let read = |path: &Path| std::fs::read(path).expect("read");
+        assert_eq!(read(tokens), read(&alone.files[0]));
+    }
+
+    let stopped = folder.path().join("stopped");
+    let mut n_calls = 0;
+    let result = tokenize.run_by_file(&corpus, &stopped, &mut |now| {
+        n_calls += 1;
+        if now.n_files_done > 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert!(matches!(result, Err(Error::Cancelled)));
+    let n_done =
+        entries(&stopped).iter().filter(|path| path.extension() == Some("json".as_ref())).count();
+    assert!((1..3).contains(&n_done), "{n_done}");
+    let mut first = None;
+    let resumed = tokenize
+        .run_by_file(&corpus, &stopped, &mut |now: Progress| {
+            first.get_or_insert(now);
+            ControlFlow::Continue(())
+        })
+        .expect("resumed");
+    assert_eq!(resumed.n_tokens, report.n_tokens);
+    for (a, b) in resumed.files.iter().zip(&report.files) {
+        assert_eq!(std::fs::read(a).expect("read"), std::fs::read(b).expect("read"));
+    }
+
+    let other = tokenize.clone().with_max_tokens_per_file(50);
+    let error = other.run_by_file(&corpus, &stopped, &mut |_| ControlFlow::Continue(()));
+    assert!(matches!(error, Err(Error::OtherOutput { .. })));
+}
+
+#[test]
+fn a_shuffle_has_the_same_documents_in_an_order_of_its_seed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let tokenizer = tokenizer();
+    let corpus = corpus(folder.path(), 200);
+    let texts = |out: &str, seed: Option<u64>| {
+        let mut tokenize = Tokenize::new(&tokenizer).expect("ready");
+        if let Some(seed) = seed {
+            tokenize = tokenize.with_shuffle_seed(seed);
+        }
+        let report = tokenize.run(&corpus, folder.path().join(out)).expect("tokenized");
+        let file = TokenFile::open(&report.files[0], report.dtype).expect("tokens");
+        let tokens = file.read(0..file.len()).expect("read");
+        let text = tokenizer.decode(&tokens, SpecialTokens::Keep).expect("decoded");
+        text.split_terminator("<|endoftext|>").map(str::to_owned).collect::<Vec<_>>()
+    };
+    let plain = texts("plain", None);
+    let mut shuffled = texts("shuffled", Some(1));
+    assert_eq!(shuffled, texts("again", Some(1)));
+    assert_ne!(shuffled, texts("other", Some(2)));
+    assert_ne!(shuffled, plain);
+    shuffled.sort_unstable();
+    let mut sorted = plain;
+    sorted.sort_unstable();
+    assert_eq!(shuffled, sorted);
+}
+
+#[test]
+fn a_file_named_twice_is_an_error() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = corpus(folder.path(), 1).paths()[0].clone();
+    let again = folder.path().join("../").join(folder.path().file_name().expect("a name"));
+    let paths = [path, again.join("documents.jsonl")];
+    assert!(matches!(Corpus::new(paths, BadRows::Error), Err(Error::SameFile { .. })));
 }

@@ -103,6 +103,6 @@ mod tests {
             left.extend(verbs);
         }
         let n_of_net = if cfg!(feature = "net") { 3 } else { 0 };
-        assert_eq!(n_verbs, 15 + n_of_net);
+        assert_eq!(n_verbs, 16 + n_of_net);
     }
 }

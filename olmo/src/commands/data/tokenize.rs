@@ -13,7 +13,7 @@ use crate::{output, progress};
 /// Turn documents into token files, as Dolma's `tokens` does
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
-  olmo data tokenize docs-*.jsonl.gz --tokenizer tokenizer.json --out tokens/")]
+  olmo data tokenize docs-*.jsonl.gz --tokenizer tokenizer.json --out tokens/ --by-file")]
 pub(crate) struct Tokenize {
     /// Documents: .jsonl, .json, .ndjson or .txt, also .gz or .zst
     #[arg(required = true, value_name = "INPUTS")]
@@ -30,9 +30,19 @@ pub(crate) struct Tokenize {
     /// Token that ends each document; by default <|endoftext|>
     #[arg(long, value_name = "TOKEN")]
     eos: Option<String>,
-    /// Skip and count lines that are no documents; by default the first is an error
+    /// Skip and count lines that are no documents, and write them to rejected.jsonl with the reason;
+    /// by default the first is an error
     #[arg(long)]
     skip_bad_rows: bool,
+    /// Files of its own for each input, many at a time; started again, it goes on where it was stopped
+    #[arg(long)]
+    by_file: bool,
+    /// Shuffle documents by this seed, a few thousand at a time; by default they keep their order
+    #[arg(long, value_name = "SEED")]
+    shuffle: Option<u64>,
+    /// Tokens that a token file stays below
+    #[arg(long, value_name = "N", default_value_t = 1 << 30)]
+    max_tokens_per_file: u64,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -54,13 +64,22 @@ impl Tokenize {
         if let Some(dtype) = self.dtype {
             tokenize = tokenize.with_dtype(dtype)?;
         }
+        if let Some(seed) = self.shuffle {
+            tokenize = tokenize.with_shuffle_seed(seed);
+        }
+        tokenize = tokenize.with_max_tokens_per_file(self.max_tokens_per_file);
 
         let interrupt = Interrupt::listen()?;
         let bar = progress::bytes(corpus.n_bytes(), "tokenizing");
-        let report = tokenize.run_with(&corpus, &self.out, &mut |now| {
+        let mut progress = |now: olmo_data::Progress| {
             bar.set_position(now.n_bytes_read);
             if interrupt.is_asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })?;
+        };
+        let report = if self.by_file {
+            tokenize.run_by_file(&corpus, &self.out, &mut progress)?
+        } else {
+            tokenize.run_with(&corpus, &self.out, &mut progress)?
+        };
         bar.finish_and_clear();
         if self.json {
             return Ok(output::json(&report)?);
