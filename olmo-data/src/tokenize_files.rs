@@ -16,6 +16,9 @@ use crate::manifest::{Counts, InputFile, Manifest, Settings};
 use crate::tokenize::{Progress, Tokenize, TokenizeReport, write_rejected};
 use crate::{Error, Result};
 
+/// Changes the progress of all files together and asks whether to go on.
+type Advance<'a> = dyn Fn(&dyn Fn(&mut Progress)) -> ControlFlow<()> + 'a;
+
 impl Tokenize {
     /// Writes the tokens of each file of a corpus into files of its own, on all cores, and goes on
     /// where an earlier call with the same arguments was stopped. The callback is told the progress
@@ -58,8 +61,8 @@ impl Tokenize {
         let mut files: Vec<PathBuf> = Vec::new();
         for manifest in done {
             counts += manifest.counts;
-            let names = manifest.outputs.iter().map(|output| &output.name);
-            files.extend(names.filter(|name| name.ends_with(".npy")).map(|name| folder.join(name)));
+            let paths = manifest.outputs.iter().map(|output| folder.join(&output.name));
+            files.extend(paths.filter(|path| path.extension() == Some("npy".as_ref())));
         }
         if counts.n_documents == 0 {
             return Err(Error::EmptyCorpus { n_documents: counts.n_empty_documents });
@@ -74,7 +77,7 @@ impl Tokenize {
         folder: &Path,
         prefix: String,
         settings: &Settings,
-        advance: &dyn Fn(&dyn Fn(&mut Progress)) -> ControlFlow<()>,
+        advance: &Advance<'_>,
     ) -> Result<Manifest> {
         let manifest_path = folder.join(format!("{prefix}.json"));
         let inputs = vec![InputFile::of(path)?];

@@ -16,6 +16,7 @@ use tempfile::TempDir;
 mod chat;
 mod errors;
 mod generate;
+mod inspect;
 mod quickstart;
 mod text;
 

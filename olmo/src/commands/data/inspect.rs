@@ -84,7 +84,7 @@ impl Inspect {
         let run = read(&self.config)?;
         let map = PathMap::new(self.path_map.iter().cloned());
         let files = run.paths.iter().map(|path| map.resolve(path)).collect::<Result<Vec<_>, _>>();
-        let files = files.context("use --path-map FROM=TO")?;
+        let files = files.context("a token file is not on this machine; use --path-map FROM=TO")?;
         let table = InstanceTable::open(files, run.dtype, run.sequence_length)?;
         let mut inspector =
             Inspector::new(table, run.global_batch_size, run.seed, run.epoch, run.tail)?;
