@@ -39,7 +39,7 @@ fn tokens(folder: &Path) -> PathBuf {
         "--by-file",
         "--skip-bad-rows",
         "--max-tokens-per-file",
-        "1500",
+        "500",
         "--json",
     ]);
     assert_eq!((&report["n_documents"], &report["n_bad_rows"]), (&json!(120), &json!(1)));
@@ -60,7 +60,7 @@ fn tokens(folder: &Path) -> PathBuf {
         "--by-file",
         "--skip-bad-rows",
         "--max-tokens-per-file",
-        "1500",
+        "500",
     ]);
     tokenizer
 }
