@@ -149,3 +149,28 @@ fn a_full_disk_is_an_error_that_leaves_the_cache_usable() {
     let again = pull(&settings, "me/small").expect("usable");
     assert_eq!(again.n_fetched, 0);
 }
+
+#[test]
+fn a_repository_is_a_model_wherever_a_folder_is() {
+    let (hub, cache) = (StandIn::start(), tempfile::tempdir().expect("a folder"));
+    commit(&hub, REPO, "main", &many_shards());
+    let tokens = cache.path().join("tokens.json");
+    std::fs::write(&tokens, "[[1, 2, 3]]").expect("writes");
+    let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+    let run = |model: &str, offline: &str| {
+        let arguments = ["generate", "--model", model, "--tokens", &text(&tokens), "--json"];
+        let mut command = olmo(&hub, cache.path(), &arguments);
+        let output = command.env("HF_HUB_OFFLINE", offline).output().expect("runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let value: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        value["tokens"].clone()
+    };
+    let expected = run(&text(&golden("hf/olmo2")), "0");
+    assert_eq!(run("allenai/OLMo-small@main", "0"), expected);
+    assert_eq!(run("allenai/OLMo-small", "1"), expected);
+    let slip = olmo(&hub, cache.path(), &["model", "show", "allenai/OLMo-smal"]).output();
+    let slip = slip.expect("runs");
+    assert_eq!(slip.status.code(), Some(2));
+    let message = String::from_utf8_lossy(&slip.stderr).into_owned();
+    assert!(message.contains("did you mean allenai/OLMo-small"), "{message}");
+}
