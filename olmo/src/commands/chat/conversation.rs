@@ -9,7 +9,7 @@ use anyhow::Result;
 use olmo_data::{ChatTemplate, Message, TextStream, Tokenizer};
 use olmo_hub::AtomicFile;
 use olmo_model::{Generator, Sampling, Transformer};
-use serde_json::json;
+use serde::Serialize;
 
 use crate::interrupt::Interrupt;
 use crate::output;
@@ -34,6 +34,12 @@ pub(super) struct Conversation<'a> {
     messages: Vec<Message>,
     /// Made with the first message.
     generator: Option<Generator<'a>>,
+}
+
+/// A conversation as training data has it, the role before the content.
+#[derive(Serialize)]
+struct Saved<'a> {
+    messages: &'a [Message],
 }
 
 /// Tokens of one turn.
@@ -105,7 +111,7 @@ impl<'a> Conversation<'a> {
 
     /// Writes the conversation as one line of JSONL, as training data has it.
     pub(super) fn save(&self, path: &Path) -> Result<()> {
-        let mut line = json!({ "messages": self.messages }).to_string();
+        let mut line = serde_json::to_string(&Saved { messages: &self.messages })?;
         line.push('\n');
         let mut file = AtomicFile::create(path)?;
         file.put(line.as_bytes())?;
