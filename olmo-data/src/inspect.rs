@@ -3,7 +3,7 @@
 //! Step 1 is the first batch, as the trainers count; at step 0 nothing has been seen. Step `s` is
 //! batch `(s - 1) mod B` of epoch `(s - 1) / B` for the `B` whole batches of an epoch, and the order
 //! of each epoch is that of [`DataOrder`]. Only the instances asked for are followed through the
-//! shuffle, see [`ShuffledRange`](crate::rng::ShuffledRange), so memory does not grow with the data.
+//! shuffle, see [`ShuffledRange`], so memory does not grow with the data.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
