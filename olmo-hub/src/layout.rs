@@ -17,6 +17,9 @@ use crate::family::Family;
 pub enum Layout {
     /// `model.layers.0.self_attn.q_proj.weight`: Hugging Face's.
     HuggingFace,
+    /// Hugging Face's with all experts of a layer in two tensors, `model.layers.0.mlp.experts.gate_up_proj`
+    /// and `down_proj`: how transformers 5 holds them, and writes them with `save_original_format=False`.
+    PackedExperts,
     /// `transformer.blocks.0.att_proj.weight`: ai2-olmo's.
     Original,
     /// `blocks.0.attention.w_q.weight`: OLMo-core's, and ours.
@@ -62,6 +65,8 @@ impl Layout {
             Self::Original
         } else if has("embeddings.weight") {
             Self::Core
+        } else if has("model.layers.0.mlp.experts.gate_up_proj") {
+            Self::PackedExperts
         } else {
             Self::HuggingFace
         }
@@ -71,7 +76,9 @@ impl Layout {
     /// the embedding.
     pub(crate) fn ends(self) -> [&'static str; 2] {
         match self {
-            Self::HuggingFace => ["lm_head.weight", "model.embed_tokens.weight"],
+            Self::HuggingFace | Self::PackedExperts => {
+                ["lm_head.weight", "model.embed_tokens.weight"]
+            }
             Self::Original => ["transformer.ff_out.weight", "transformer.wte.weight"],
             Self::Core => ["lm_head.w_out.weight", "embeddings.weight"],
         }
@@ -87,6 +94,10 @@ impl Layout {
         let whole = |name| Place { name, shape: parameter.shape.clone(), first: 0 };
         match self {
             Self::HuggingFace => family.hf_name(&parameter.path).map(whole),
+            Self::PackedExperts => {
+                let name = family.hf_name(&parameter.path)?;
+                packed_expert(&name, config, parameter).or(Some(whole(name)))
+            }
             Self::Core => Some(whole(parameter.path.clone())),
             Self::Original => original(config, parameter),
         }
@@ -110,6 +121,27 @@ impl Layout {
         }
         Some(tensors.into_iter().map(|(fused, _)| fused).collect())
     }
+}
+
+/// `experts.E.gate_proj.weight` as rows of `experts.gate_up_proj` `[n_experts, 2 * hidden_size, d_model]`,
+/// and likewise the others; `None` for what is no expert's.
+fn packed_expert(name: &str, config: &ModelConfig, parameter: &Parameter) -> Option<Place> {
+    let FeedForwardConfig::Experts { n_experts, .. } = config.feed_forward else { return None };
+    let (layer, rest) = name.split_once(".experts.")?;
+    let (expert, projection) = rest.split_once('.')?;
+    let expert: usize = expert.parse().ok()?;
+    let (tensor, n_parts, part) = match projection {
+        "gate_proj.weight" => ("gate_up_proj", 2, 0),
+        "up_proj.weight" => ("gate_up_proj", 2, 1),
+        "down_proj.weight" => ("down_proj", 1, 0),
+        _ => return None,
+    };
+    let [rows, columns] = parameter.shape[..] else { return None };
+    Some(Place {
+        name: format!("{layer}.experts.{tensor}"),
+        shape: vec![n_experts, n_parts * rows, columns],
+        first: (expert * n_parts + part) * rows * columns,
+    })
 }
 
 fn original(config: &ModelConfig, parameter: &Parameter) -> Option<Place> {
@@ -188,7 +220,9 @@ mod tests {
     fn the_parts_of_every_tensor_fill_it() {
         for (name, config) in presets::all() {
             let family = Family::of(&config).unwrap();
-            for layout in [Layout::HuggingFace, Layout::Original, Layout::Core] {
+            for layout in
+                [Layout::HuggingFace, Layout::PackedExperts, Layout::Original, Layout::Core]
+            {
                 let Some(tensors) = layout.tensors(family, &config) else {
                     assert_eq!((family, layout), (Family::Olmoe, Layout::Original), "{name}");
                     continue;

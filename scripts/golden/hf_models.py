@@ -11,8 +11,8 @@ the probability of the last expert chosen to that of the first one not chosen.
 `logits_bf16` is what the same folder computes when it is read in bfloat16: weights and activations in
 bf16, eager attention and experts, on the CPU. It is stored in f32, which holds every bf16 number.
 
-The form variants hold the weights of the model they are named after: sharded, bf16, f16, and with the
-config.json that transformers 4 wrote (`rope_theta`, `rope_scaling`, `torch_dtype`
+The form variants hold the weights of the model they are named after: sharded, bf16, f16, with packed
+experts, and with the config.json that transformers 4 wrote (`rope_theta`, `rope_scaling`, `torch_dtype`
 at the top). The others have what transformers 5 writes (`rope_parameters`, `dtype`).
 
 Usage: python scripts/golden/hf_models.py [NAME...]     all folders, or those named
@@ -111,6 +111,7 @@ FORMS = {
     "olmo2-gqa-old-config": ("olmo2-gqa", None, {"old_config": True}),
     "olmo-gqa-clip-old-config": ("olmo-gqa-clip", None, {"old_config": True}),
     "olmo3-gqa-yarn-old-config": ("olmo3-gqa-yarn", None, {"old_config": True}),
+    "olmoe-top2-gqa-norm-packed": ("olmoe-top2-gqa-norm", None, {"save_original_format": False}),
 }
 
 

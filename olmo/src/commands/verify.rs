@@ -113,6 +113,7 @@ impl Report {
             dtype: found.dtype.to_string(),
             layout: match found.layout {
                 Layout::HuggingFace => "Hugging Face",
+                Layout::PackedExperts => "Hugging Face, experts packed",
                 Layout::Original => "ai2-olmo",
                 Layout::Core => "OLMo-core",
             },
