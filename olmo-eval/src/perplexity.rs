@@ -11,10 +11,9 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use burn::tensor::{Int, Tensor, TensorData};
 use olmo_data::{TokenDtype, TokenFile, Tokenizer};
 use olmo_model::loss::IGNORE_INDEX;
-use olmo_model::{Labels, Transformer};
+use olmo_model::{Labels, Transformer, token_tensor};
 use serde::Serialize;
 
 use crate::windows::windows;
@@ -228,15 +227,14 @@ impl<'a> PerplexityEval<'a> {
         let seq_len = rows.iter().map(|row| row.tokens.len()).max().unwrap_or(0);
         // Padding stands at the right, where attention does not reach it from the tokens scored.
         let padded = |row: &Row| {
-            let tokens = row.tokens.iter().map(|&id| id as i32);
+            let tokens = row.tokens.iter().copied();
             tokens.chain(std::iter::repeat(0)).take(seq_len).collect::<Vec<_>>()
         };
-        let tokens: Vec<i32> = rows.iter().flat_map(padded).collect();
+        let tokens: Vec<u32> = rows.iter().flat_map(padded).collect();
         let labels = Labels::new(rows.iter().flat_map(|row| {
             row.labels.iter().copied().chain(std::iter::repeat(IGNORE_INDEX)).take(seq_len)
         }));
-        let data = TensorData::new(tokens, [rows.len(), seq_len]);
-        let tokens: Tensor<2, Int> = Tensor::from_data(data, &self.model.device());
+        let tokens = token_tensor(&tokens, [rows.len(), seq_len], &self.model.device());
         let nll = self.model.loss(tokens, &labels, 0.0).into_values().cross_entropy;
         if !nll.is_finite() {
             let (first, last) = (rows.first(), rows.last());

@@ -44,5 +44,5 @@ pub use family::Family;
 pub use layout::Layout;
 pub use read::ModelFolder;
 pub use tensor_file::{TensorFile, TensorSpec, write_tensors};
-pub use verify::{Comparison, TensorDifference, Verification, compare, verify};
+pub use verify::{Comparison, TensorDifference, Verification, compare, compare_quantized, verify};
 pub use write::{HfExport, copy_tokenizer, save};

@@ -17,7 +17,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, TensorData};
-use olmo_model::{ModelConfig, Parameter, Transformer};
+use olmo_model::{ModelConfig, Parameter, Quantization, Transformer};
 
 use crate::config_json::{HfConfig, Special, mended};
 use crate::dtype::Dtype;
@@ -135,9 +135,27 @@ impl ModelFolder {
     /// [`Error::Value`] with the first value that is not finite or does not fit `dtype`;
     /// [`Error::TiedHead`]; [`Error::Io`]; [`Error::Model`] where the model cannot be built.
     pub fn load(&self, device: &Device, dtype: Option<Dtype>) -> Result<Transformer> {
-        let dtype = dtype.unwrap_or_else(|| self.stored_dtype());
+        self.build(device, dtype.unwrap_or_else(|| self.stored_dtype()), None)
+    }
+
+    /// Loads the model with its matrices in 8 or 4 bits an element, to be multiplied in f32.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load); [`Error::Model`] also where a matrix cannot be quantised.
+    pub fn load_quantized(&self, device: &Device, to: Quantization) -> Result<Transformer> {
+        self.build(device, Dtype::F32, Some(to))
+    }
+
+    fn build(
+        &self,
+        device: &Device,
+        dtype: Dtype,
+        quantization: Option<Quantization>,
+    ) -> Result<Transformer> {
         self.check_tied_output()?;
-        let built = Transformer::build(&self.config.model, device, |parameter| {
+        let config = &self.config.model;
+        let built = Transformer::build_quantized(config, device, quantization, |parameter| {
             self.read(parameter, dtype).map_err(BuildError::Hub)
         });
         built.map_err(|error| match error {

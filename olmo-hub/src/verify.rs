@@ -19,7 +19,7 @@ use crate::error::{Error, FolderProblem, Result};
 use crate::layout::Layout;
 use crate::read::ModelFolder;
 
-pub use compare::{Comparison, TensorDifference, compare};
+pub use compare::{Comparison, TensorDifference, compare, compare_quantized};
 
 /// Elements that are read at a time.
 pub(crate) const PART: usize = 1 << 20;

@@ -7,10 +7,11 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use burn::tensor::{DType, Device, Int, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 
 use crate::config::ModelConfig;
 use crate::error::Error;
+use crate::integers::integers;
 
 /// Keys and values of every layer for the sequences of one batch.
 ///
@@ -86,8 +87,8 @@ impl KvCache {
     /// Keeps the given rows, in the given order, of which some may be the same.
     pub fn select(&mut self, rows: &[usize]) {
         let Some(first) = self.layers.first().and_then(|layer| layer.keys.as_ref()) else { return };
-        let indices: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
-        let indices: Tensor<1, Int> = Tensor::from_data(indices.as_slice(), &first.device());
+        let indices = rows.iter().map(|&row| row as i64);
+        let indices = integers(indices, [rows.len()], &first.device());
         for layer in &mut self.layers {
             for slot in [&mut layer.keys, &mut layer.values] {
                 *slot = slot.take().map(|storage| storage.select(0, indices.clone()));

@@ -4,10 +4,12 @@
 //! and no position counts, so a row's logits are those it has alone, but for rounding. Rows that
 //! ended leave the batch.
 
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device};
 
 use crate::cache::KvCache;
 use crate::error::Error;
+use crate::integers::token_tensor;
+use crate::kernels;
 use crate::sampling::{Sampler, Sampling};
 use crate::transformer::Transformer;
 
@@ -196,15 +198,18 @@ impl Transformer {
         let (n_rows, n) = (rows.len(), rows.clone().map(<[u32]>::len).max().unwrap_or(0));
         let padded = |row: &'t [u32]| {
             let padding = std::iter::repeat_n(0, n - row.len());
-            padding.chain(row.iter().map(|&id| id as i32))
+            padding.chain(row.iter().copied())
         };
-        let ids: Vec<i32> = rows.flat_map(padded).collect();
+        let ids: Vec<u32> = rows.flat_map(padded).collect();
         let device: Device = self.device();
-        let tokens: Tensor<2, Int> = Tensor::from_data(TensorData::new(ids, [n_rows, n]), &device);
-        let hidden = self.hidden(tokens, Some(cache))?;
-        // Only the last token's logits matter; for a long prompt the others are most of the work.
-        let [_, _, d_model] = hidden.dims();
-        let logits = self.logits(hidden.slice([0..n_rows, n - 1..n, 0..d_model]));
+        let tokens = token_tensor(&ids, [n_rows, n], &device);
+        let logits = kernels::on_workers(&device, || {
+            let hidden = self.hidden(tokens, Some(cache))?;
+            // Only the last token's logits matter; for a long prompt the others are most of the
+            // work.
+            let [_, _, d_model] = hidden.dims();
+            Ok::<_, Error>(self.logits(hidden.slice([0..n_rows, n - 1..n, 0..d_model])))
+        })?;
         let logits: Vec<f32> = logits.into_data().iter::<f32>().collect();
         Ok(logits.chunks(logits.len() / n_rows).map(<[f32]>::to_vec).collect())
     }

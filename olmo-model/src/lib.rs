@@ -51,6 +51,7 @@ pub mod generate;
 #[cfg(all(test, feature = "flex"))]
 mod golden;
 pub mod init;
+mod integers;
 mod kernels;
 pub mod linear;
 pub mod log_probs;
@@ -72,6 +73,7 @@ pub use error::Error;
 pub use flops::{Costs, Sharding};
 pub use generate::{BatchGenerator, Generator, NewToken};
 pub use init::InitConfig;
+pub use integers::token_tensor;
 pub use log_probs::LogProbs;
 pub use loss::{Labels, LossSums, LossValues};
 pub use moe::{RouterLosses, RouterWeights};

@@ -4,8 +4,9 @@
 //! loss of the whole batch, whatever their sizes. OLMo's original trainer divides by all positions,
 //! OLMo-core by the labelled ones; which divisor is right is the objective's decision, not ours.
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor};
 
+use crate::integers::integers;
 use crate::kernels;
 use crate::linear::Linear;
 use crate::moe::{RouterLosses, RouterWeights};
@@ -68,9 +69,7 @@ impl Labels {
     }
 
     fn tensor(&self, device: &Device) -> Tensor<1, Int> {
-        let ids: Vec<i32> = self.ids.iter().map(|&id| id.max(-1) as i32).collect();
-        let n = ids.len();
-        Tensor::from_data(TensorData::new(ids, [n]), device)
+        integers(self.ids.iter().map(|&id| id.max(-1)), [self.ids.len()], device)
     }
 }
 

@@ -17,6 +17,7 @@ use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 
 use crate::feed_forward::FeedForward;
+use crate::integers::integers;
 use crate::kernels::{self, RowMap};
 use crate::linear::{Linear, Matrix};
 
@@ -119,13 +120,13 @@ impl MixtureOfExperts {
         let chosen = &routing.chosen;
         let map = chosen.row_map(self.top_k, &device);
 
-        let experts = integers(&chosen.experts, &device).reshape([n_tokens, self.top_k]);
+        let experts = indices(&chosen.experts, &device).reshape([n_tokens, self.top_k]);
         let mut weights = routing.probabilities.clone().gather(1, experts);
         if self.normalize_top_k {
             weights = weights.clone() / weights.sum_dim(1);
         }
         let weights = weights.cast(dtype).reshape([n_tokens * self.top_k, 1]);
-        let weights = weights.select(0, integers(&chosen.slots, &device));
+        let weights = weights.select(0, indices(&chosen.slots, &device));
 
         let x = x.reshape([n_tokens, d_model]);
         let rows = if x.is_autodiff() {
@@ -259,8 +260,8 @@ impl Chosen {
 
     fn row_map(&self, top_k: usize, device: &Device) -> RowMap {
         RowMap {
-            token_of_row: integers(&self.tokens, device),
-            rows_of_token: integers(&self.rows, device),
+            token_of_row: indices(&self.tokens, device),
+            rows_of_token: indices(&self.rows, device),
             rows_per_token: top_k,
         }
     }
@@ -274,8 +275,8 @@ fn exponentials(logits: &Tensor<2>) -> (Tensor<2>, Tensor<2>, Tensor<2>) {
     (exponentials, sum, max)
 }
 
-fn integers(values: &[i32], device: &Device) -> Tensor<1, Int> {
-    Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device)
+fn indices(values: &[i32], device: &Device) -> Tensor<1, Int> {
+    integers(values.iter().map(|&x| i64::from(x)), [values.len()], device)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::kernels;
+use crate::parameters::{Parameter, Role};
 
 /// Elements that share a scale.
 pub const BLOCK: usize = 32;
@@ -49,6 +50,12 @@ impl Quantization {
             Self::Q8 => 8,
             Self::Q4 => 4,
         }
+    }
+
+    /// Whether a parameter is quantised: matrices are, but for routers, whose choices a rounding
+    /// would change.
+    pub fn applies_to(parameter: &Parameter) -> bool {
+        parameter.shape.len() == 2 && parameter.role != Role::Router
     }
 
     /// Bytes of a matrix of so many elements, scales included.

@@ -12,7 +12,7 @@ use crate::feed_forward::FeedForward;
 use crate::linear::{Embedding, Linear, Matrix};
 use crate::moe::MixtureOfExperts;
 use crate::norm::Norm;
-use crate::parameters::{Parameter, Role};
+use crate::parameters::Parameter;
 use crate::quantized::{Quantization, QuantizedMatrix};
 use crate::rope::Positions;
 
@@ -222,7 +222,7 @@ impl<E: From<Error>, S: FnMut(&Parameter) -> Result<TensorData, E>> Builder<'_, 
 
     fn matrix(&mut self) -> Result<Matrix, E> {
         let (parameter, data) = self.next()?;
-        match self.quantization.filter(|_| parameter.role != Role::Router) {
+        match self.quantization.filter(|_| Quantization::applies_to(&parameter)) {
             None => Ok(Matrix::Dense(self.dense(data))),
             Some(quantization) => {
                 let values: Vec<f32> = data.iter::<f32>().collect();

@@ -66,7 +66,7 @@ impl Cli {
             Command::Push(command) => command.run(),
             #[cfg(feature = "net")]
             Command::Revisions(command) => command.run(),
-            Command::Verify(command) => command.run(),
+            Command::Verify(command) => command.run(device),
             Command::Convert(command) => command.run(),
             Command::Generate(command) => command.run(device),
             Command::Chat(command) => command.run(device),
@@ -103,6 +103,6 @@ mod tests {
             left.extend(verbs);
         }
         let n_of_net = if cfg!(feature = "net") { 3 } else { 0 };
-        assert_eq!(n_verbs, 16 + n_of_net);
+        assert_eq!(n_verbs, 18 + n_of_net);
     }
 }

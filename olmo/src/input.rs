@@ -4,29 +4,67 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use olmo_data::Tokenizer;
 #[cfg(feature = "net")]
 use olmo_hub::hub::{self, Repo};
 use olmo_hub::{Dtype, ModelFolder};
-use olmo_model::Transformer;
+use olmo_model::{Quantization, Transformer};
 
 use crate::device::DeviceName;
 #[cfg(feature = "net")]
 use crate::interrupt::Interrupt;
 
+/// How the weights of a model are held while it runs.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Weights {
+    /// What to hold weights in and compute in; `auto` is the dtype of the files
+    #[arg(long, value_enum, default_value = "auto")]
+    dtype: ComputeDtype,
+    /// Hold weights in 8 or 4 bits and compute in f32, on the CPU; `olmo verify --quantize` tells
+    /// the error
+    #[arg(long, value_enum, value_name = "BITS", conflicts_with = "dtype")]
+    quantize: Option<QuantizationName>,
+}
+
 /// The dtype that a model computes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ComputeDtype {
+    Auto,
     F32,
     Bf16,
+    F16,
 }
 
-impl From<ComputeDtype> for Dtype {
-    fn from(dtype: ComputeDtype) -> Self {
-        match dtype {
-            ComputeDtype::F32 => Self::F32,
-            ComputeDtype::Bf16 => Self::Bf16,
+/// How many bits a weight has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum QuantizationName {
+    Q8,
+    Q4,
+}
+
+impl From<QuantizationName> for Quantization {
+    fn from(name: QuantizationName) -> Self {
+        match name {
+            QuantizationName::Q8 => Self::Q8,
+            QuantizationName::Q4 => Self::Q4,
+        }
+    }
+}
+
+impl Weights {
+    /// The quantisation asked for.
+    pub(crate) fn quantization(self) -> Option<Quantization> {
+        self.quantize.map(Into::into)
+    }
+
+    /// What a model of this folder computes in.
+    pub(crate) fn dtype(self, folder: &ModelFolder) -> Dtype {
+        match (self.quantize, self.dtype) {
+            (Some(_), _) | (None, ComputeDtype::F32) => Dtype::F32,
+            (None, ComputeDtype::Bf16) => Dtype::Bf16,
+            (None, ComputeDtype::F16) => Dtype::F16,
+            (None, ComputeDtype::Auto) => folder.stored_dtype(),
         }
     }
 }
@@ -81,11 +119,14 @@ pub(crate) fn pull(repo: &Repo) -> Result<hub::Pulled> {
 pub(crate) fn load(
     folder: &ModelFolder,
     device: DeviceName,
-    dtype: ComputeDtype,
+    weights: Weights,
 ) -> Result<Transformer> {
     let device = device.open()?;
     let bar = crate::progress::open_ended("loading the model");
-    let model = folder.load(&device, Some(dtype.into()))?;
+    let model = match weights.quantization() {
+        Some(quantization) => folder.load_quantized(&device, quantization)?,
+        None => folder.load(&device, Some(weights.dtype(folder)))?,
+    };
     bar.finish_and_clear();
     Ok(model)
 }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
-use olmo_model::{InitConfig, Labels, RouterWeights, Transformer, walk};
+use burn::tensor::{Device, FloatDType, Tensor};
+use olmo_model::{InitConfig, Labels, RouterWeights, Transformer, token_tensor, walk};
 use olmo_tests::small_models;
 use olmo_train::step::{Activations, Gradients, Precision, StepOptions, micro_batch};
 
@@ -27,9 +27,7 @@ fn full_graph(
     scale: f64,
 ) -> Gradients {
     let leaves = walk::leaves(model, FloatDType::F32);
-    let ids: Vec<i32> = tokens.iter().map(|id| *id as i32).collect();
-    let ids = TensorData::new(ids, [BATCH, SEQ]);
-    let ids: Tensor<2, Int> = Tensor::from_data(ids, &model.device());
+    let ids = token_tensor(tokens, [BATCH, SEQ], &model.device());
     let (sums, routers) = leaves.loss_with_routers(ids, labels, z);
     let mut root = sums.objective() * scale;
     if let Some(losses) = routers {

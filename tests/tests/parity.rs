@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::Device;
 use olmo_hub::{Dtype, ModelFolder};
-use olmo_model::{Labels, Sampling, walk};
+use olmo_model::{Labels, Sampling, token_tensor, walk};
 use olmo_tests::{Golden, devices, golden, hf_name, relative_difference};
 
 /// Over the largest logit. The project's promise is 1e-5.
@@ -42,8 +42,7 @@ fn every_folder_gives_the_logits_of_transformers() {
         let folder = ModelFolder::open(golden(&format!("hf/{name}"))).expect(&name);
         let model = folder.load(&device, Some(Dtype::F32)).expect(&name);
         let [batch, seq] = vectors.shape("tokens")[..] else { panic!("[batch, seq]") };
-        let ids: Vec<i32> = vectors.ints("tokens").into_iter().map(|id| id as i32).collect();
-        let tokens: Tensor<2, Int> = Tensor::from_data(TensorData::new(ids, [batch, seq]), &device);
+        let tokens = token_tensor(&vectors.tokens("tokens"), [batch, seq], &device);
         let logits = model.forward(tokens, None).expect("no cache");
         let logits: Vec<f32> = logits.into_data().iter::<f32>().collect();
         let difference = relative_difference(&logits, &vectors.f32("logits"));
@@ -87,9 +86,7 @@ fn gradient_difference(device_name: &str, device: &Device, name: &str) -> f64 {
     let [batch, seq] = vectors.shape("tokens")[..] else { panic!("[batch, seq]") };
     let tokens = vectors.tokens("tokens");
     let labels = Labels::next_token(&tokens, seq);
-    let ids: Vec<i32> = tokens.iter().map(|id| *id as i32).collect();
-    let ids = TensorData::new(ids, [batch, seq]);
-    let ids: Tensor<2, Int> = Tensor::from_data(ids, device);
+    let ids = token_tensor(&tokens, [batch, seq], device);
     let leaves = walk::leaves(&model, burn::tensor::FloatDType::F32);
     let sums = leaves.loss(ids, &labels, 0.0);
     let scale = 1.0 / labels.count() as f64;

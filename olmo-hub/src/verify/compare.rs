@@ -1,6 +1,8 @@
 //! How far two forms of a model are apart.
 
-use olmo_model::Parameter;
+use burn::tensor::Device;
+use olmo_model::quantized::QuantizedMatrix;
+use olmo_model::{Parameter, Quantization};
 use rayon::prelude::*;
 
 use super::PART;
@@ -96,25 +98,74 @@ fn difference(
     second: &ModelFolder,
     parameter: &Parameter,
 ) -> Result<TensorDifference> {
-    let n_elements = parameter.n_elements();
-    let (mut n_different, mut max_error, mut sum, mut largest) = (0, 0.0_f64, 0.0_f64, 0.0_f64);
-    for start in (0..n_elements).step_by(PART) {
-        let n = PART.min(n_elements - start);
+    let mut differences = TensorDifference::none(parameter);
+    for start in (0..parameter.n_elements()).step_by(PART) {
+        let n = PART.min(parameter.n_elements() - start);
         let ours = first.values(parameter, start, n)?;
-        let theirs = second.values(parameter, start, n)?;
-        for (a, b) in ours.iter().zip(&theirs) {
-            largest = largest.max(f64::from(a.abs()));
+        differences.add(&ours, &second.values(parameter, start, n)?);
+    }
+    Ok(differences)
+}
+
+/// Compares a model with itself in 8 or 4 bits an element; what stays as it is does not differ.
+///
+/// # Errors
+///
+/// [`Error::Io`], or [`Error::Model`] where a matrix cannot be quantised.
+pub fn compare_quantized(
+    folder: &ModelFolder,
+    device: &Device,
+    to: Quantization,
+    progress: impl Fn(u64) + Sync,
+) -> Result<Comparison> {
+    let model_error = |source| Error::Model { path: folder.path().to_owned(), source };
+    let compared = |parameter: &Parameter| {
+        let mut differences = TensorDifference::none(parameter);
+        let values = folder.values(parameter, 0, parameter.n_elements())?;
+        if let ([d_out, d_in], true) = (&parameter.shape[..], Quantization::applies_to(parameter)) {
+            let matrix = QuantizedMatrix::new(&values, [*d_out, *d_in], to, device);
+            let found = matrix.map_err(model_error)?.dequantize().into_data();
+            differences.add(&values, &found.iter::<f32>().collect::<Vec<_>>());
+        } else {
+            differences.add(&values, &values);
+        }
+        progress(parameter.n_elements() as u64);
+        Ok(differences)
+    };
+    // One after another: a matrix is in memory three times while it is compared.
+    let tensors: Result<_> = folder.model_config().parameters().iter().map(compared).collect();
+    Ok(Comparison { tensors: tensors? })
+}
+
+impl TensorDifference {
+    fn none(parameter: &Parameter) -> Self {
+        Self {
+            path: parameter.path.clone(),
+            n_elements: 0,
+            n_different: 0,
+            max_error: 0.0,
+            mean_error: 0.0,
+            largest: 0.0,
+        }
+    }
+
+    /// Counts more elements in.
+    fn add(&mut self, ours: &[f32], theirs: &[f32]) {
+        let mut sum = self.mean_error * self.n_elements as f64;
+        for (a, b) in ours.iter().zip(theirs) {
+            self.largest = self.largest.max(f64::from(a.abs()));
             if a.to_bits() == b.to_bits() {
                 continue;
             }
-            n_different += 1;
+            self.n_different += 1;
             let error = (f64::from(*a) - f64::from(*b)).abs();
             let error = if error.is_nan() { f64::INFINITY } else { error };
-            max_error = max_error.max(error);
+            self.max_error = self.max_error.max(error);
             sum += error;
         }
+        self.n_elements += ours.len();
+        if self.n_elements > 0 {
+            self.mean_error = sum / self.n_elements as f64;
+        }
     }
-    let mean_error = if n_elements == 0 { 0.0 } else { sum / n_elements as f64 };
-    let path = parameter.path.clone();
-    Ok(TensorDifference { path, n_elements, n_different, max_error, mean_error, largest })
 }

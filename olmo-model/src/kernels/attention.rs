@@ -13,9 +13,9 @@ use std::sync::Arc;
 
 use burn::backend::tensor::{BoolTensor, Device, FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::{FloatDType, IntDType, Shape, Slice, TensorData};
+use burn::tensor::{FloatDType, Shape, Slice, TensorData};
 
-use super::{Kernels, bool_dtype};
+use super::{Kernels, bool_dtype, int_dtype};
 
 /// Queries handled at once; a chunk's scores are `[batch, n_heads, CHUNK, keys]`.
 const CHUNK: usize = 128;
@@ -189,7 +189,7 @@ fn hidden_keys<B: Backend>(
     };
     let positions = |first: usize, dim: usize| {
         let range = first as i64..(first + shape[dim]) as i64;
-        along(B::int_arange(range, device, IntDType::I32), dim)
+        along(B::int_arange(range, device, int_dtype::<B>(device)), dim)
     };
     let query = || positions(rows.first_query, 2);
     let key = || positions(rows.first_key, 3);
@@ -203,7 +203,8 @@ fn hidden_keys<B: Backend>(
     });
     let padding = rows.padding.as_ref().map(|padding| {
         let lengths: Vec<i32> = padding.iter().map(|&n| n as i32).collect();
-        let lengths = along(B::int_from_data(TensorData::new(lengths, [batch]), device), 0);
+        let lengths = B::int_from_data(TensorData::new(lengths, [batch]), device);
+        let lengths = along(B::int_cast(lengths, int_dtype::<B>(device)), 0);
         let padded = B::int_lower(key(), lengths, truth);
         B::bool_and(padded, B::int_lower(key(), query(), truth))
     });

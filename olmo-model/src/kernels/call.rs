@@ -167,3 +167,15 @@ pub(crate) fn cross_entropy(
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
     Tensor::from_dispatch(Dispatch::olmo_cross_entropy(x, weight, targets.into_dispatch(), z_loss))
 }
+
+/// Runs `f` on one of the threads that the CPU's kernels share their work among: each kernel then
+/// starts without waking another thread first.
+pub(crate) fn on_workers<R: Send>(device: &Device, f: impl FnOnce() -> R + Send) -> R {
+    #[cfg(feature = "flex")]
+    if *device == Device::flex() {
+        return rayon::scope(|_| f());
+    }
+    // A GPU has a queue for each thread; changing threads would cost more than it saves.
+    let _ = device;
+    f()
+}

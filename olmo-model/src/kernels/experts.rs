@@ -7,9 +7,9 @@ use std::ops::Range;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::{FloatDType, IntDType, Shape, Slice};
+use burn::tensor::{FloatDType, Shape, Slice};
 
-use super::{Kernels, linear};
+use super::{Kernels, int_dtype, linear};
 
 /// The rows `index` of `x`: `[n, d]` and `[m]` give `[m, d]`.
 pub(super) fn take_rows<B: Backend>(x: FloatTensor<B>, index: IntTensor<B>) -> FloatTensor<B> {
@@ -87,7 +87,7 @@ pub(super) fn backward<B: Kernels>(saved: Saved<B>, grad: FloatTensor<B>) -> [Fl
 /// A copy and not a view, which would make the next write copy everything.
 fn copied_rows<B: Backend>(rows: &FloatTensor<B>, range: &Range<usize>) -> FloatTensor<B> {
     let index = range.start as i64..range.end as i64;
-    let index = B::int_arange(index, &rows.device(), IntDType::I32);
+    let index = B::int_arange(index, &rows.device(), int_dtype::<B>(&rows.device()));
     B::float_select(rows.clone(), 0, index)
 }
 

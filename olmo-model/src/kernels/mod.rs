@@ -29,13 +29,13 @@ use std::ops::Range;
 
 use burn::backend::tensor::{Device as BackendDevice, FloatTensor, IntTensor};
 use burn::backend::{Backend, backend_extension};
-use burn::tensor::BoolDType;
+use burn::tensor::{BoolDType, IntDType};
 
 pub(crate) use attention::{AttentionRows, AttentionSpan};
 pub(crate) use call::{
     RowMap, attention, cross_entropy, dequantize, expert, gated_linear, holds_quantized,
-    layer_norm, linear, quantized_gated_linear, quantized_linear, rms_norm, rotary, sum_rows,
-    swiglu, take_rows, three_linears, three_quantized_linears,
+    layer_norm, linear, on_workers, quantized_gated_linear, quantized_linear, rms_norm, rotary,
+    sum_rows, swiglu, take_rows, three_linears, three_quantized_linears,
 };
 
 /// What every backend of ours can do. Shapes are given on the functions of [`call`].
@@ -272,4 +272,9 @@ impl Kernels for burn::backend::Cube {}
 /// How the device stores truth values: GPUs have no type of one byte for them.
 fn bool_dtype<B: Backend>(device: &BackendDevice<B>) -> BoolDType {
     burn::backend::get_or_init_device_settings::<B>(device).bool_dtype
+}
+
+/// What the device indexes with: libtorch knows 64 bits only.
+fn int_dtype<B: Backend>(device: &BackendDevice<B>) -> IntDType {
+    burn::backend::get_or_init_device_settings::<B>(device).int_dtype
 }

@@ -1,11 +1,11 @@
 //! Forward and backward pass of one micro-batch, segment by segment.
 
 use burn::module::Module;
-use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
+use burn::tensor::{FloatDType, Int, Tensor};
 
 use olmo_model::block::Block;
 use olmo_model::linear::Embedding;
-use olmo_model::{Labels, LossValues, Positions, RouterLosses, Transformer, walk};
+use olmo_model::{Labels, LossValues, Positions, RouterLosses, Transformer, token_tensor, walk};
 
 use super::{Activations, Gradients, Precision, StepOptions};
 
@@ -48,7 +48,7 @@ pub fn micro_batch(
     let device = model.device();
     let chain =
         Chain { model, positions: Positions::new(model.config(), 0..seq, &device), options };
-    let tokens = token_tensor(tokens, seq, &device);
+    let tokens = token_tensor(tokens, [tokens.len() / seq, seq], &device);
     let mut saved = Vec::with_capacity(model.blocks.len());
     let mut x = chain.embed(tokens.clone());
     for block in &model.blocks {
@@ -189,9 +189,4 @@ fn seed(output: Tensor<3>, upstream: Tensor<3>) -> Tensor<1> {
 
 fn taken(input: &Tensor<3>, graph: &mut burn::tensor::Gradients) -> Tensor<3> {
     input.grad_remove(graph).expect("a segment's output depends on its input")
-}
-
-fn token_tensor(tokens: &[u32], seq: usize, device: &Device) -> Tensor<2, Int> {
-    let ids: Vec<i32> = tokens.iter().map(|&id| id as i32).collect();
-    Tensor::from_data(TensorData::new(ids, [tokens.len() / seq, seq]), device)
 }

@@ -11,7 +11,7 @@ use olmo_hub::ModelFolder;
 use serde::Serialize;
 
 use crate::device::DeviceName;
-use crate::input::{self, ComputeDtype};
+use crate::input::{self, Weights};
 use crate::interrupt::Interrupt;
 use crate::{output, progress};
 
@@ -51,9 +51,8 @@ pub(crate) struct Ppl {
     /// Integer type of raw token files
     #[arg(long, value_name = "DTYPE", default_value = "uint16")]
     token_dtype: TokenDtype,
-    /// What to compute in; bf16 halves the memory
-    #[arg(long, value_enum, default_value = "f32")]
-    dtype: ComputeDtype,
+    #[command(flatten)]
+    weights: Weights,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -86,7 +85,7 @@ impl Ppl {
         let corpus =
             if texts.is_empty() { None } else { Some(Corpus::new(texts, BadRows::Error)?) };
         let first = self.first_token(&folder, tokenizer.as_ref())?;
-        let model = input::load(&folder, device, self.dtype)?;
+        let model = input::load(&folder, device, self.weights)?;
         let mut eval = PerplexityEval::new(&model, first)?.with_batch_size(self.batch_size)?;
         if let Some(seq_len) = self.seq_len {
             eval = eval.with_seq_len(seq_len)?;

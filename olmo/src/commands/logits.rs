@@ -4,13 +4,12 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
-use burn::tensor::{Int, Tensor, TensorData};
 use clap::Args;
 use olmo_hub::{Dtype, TensorSpec, write_tensors};
-use olmo_model::Transformer;
+use olmo_model::{Transformer, token_tensor};
 
 use crate::device::DeviceName;
-use crate::input::{self, ComputeDtype};
+use crate::input::{self, Weights};
 
 /// Write the logits of the token after each token
 #[derive(Debug, Args)]
@@ -27,9 +26,8 @@ pub(crate) struct Logits {
     /// Safetensors file to write: `logits`, [batch, seq, vocab] in f32
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// What to compute in; bf16 halves the memory
-    #[arg(long, value_enum, default_value = "f32")]
-    dtype: ComputeDtype,
+    #[command(flatten)]
+    weights: Weights,
 }
 
 impl Logits {
@@ -44,7 +42,7 @@ impl Logits {
             "the rows of {} have {seq} tokens, more than the model's context of {limit}",
             self.tokens.display()
         );
-        let model = input::load(&folder, device, self.dtype)?;
+        let model = input::load(&folder, device, self.weights)?;
         let shape = vec![rows.len(), seq, vocab_size];
         let spec = TensorSpec { name: "logits".to_owned(), dtype: Dtype::F32, shape };
         write_tensors(&self.out, &[spec], &[], |_| -> Result<_> {
@@ -75,9 +73,7 @@ fn row_length(rows: &[Vec<u32>], path: &Path) -> Result<usize> {
 
 /// Appends the logits of one row as little-endian f32.
 fn append_logits(model: &Transformer, row: &[u32], bytes: &mut Vec<u8>) -> Result<()> {
-    let ids: Vec<i32> = row.iter().map(|&id| id as i32).collect();
-    let data = TensorData::new(ids, [1, row.len()]);
-    let tokens: Tensor<2, Int> = Tensor::from_data(data, &model.device());
+    let tokens = token_tensor(row, [1, row.len()], &model.device());
     let logits = model.forward(tokens, None)?.into_data();
     bytes.extend(logits.iter::<f32>().flat_map(f32::to_le_bytes));
     Ok(())

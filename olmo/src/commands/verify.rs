@@ -7,6 +7,8 @@ use clap::Args;
 use olmo_hub::{Comparison, Layout, ModelFolder, TensorDifference, Verification};
 use serde::Serialize;
 
+use crate::device::DeviceName;
+use crate::input::QuantizationName;
 use crate::{input, output, progress};
 
 /// Check every file, tensor and value of a model, and digest its weights
@@ -16,7 +18,8 @@ use crate::{input, output, progress};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   olmo verify OLMo-2-0425-1B
-  olmo verify checkpoint-hf --against step1000-unsharded")]
+  olmo verify checkpoint-hf --against step1000-unsharded
+  olmo verify OLMo-2-0425-1B --quantize q8")]
 pub(crate) struct Verify {
     /// Folder of the model, in any of the forms of OLMo, or a repository of the Hub
     #[arg(value_name = "DIR|REPO")]
@@ -24,6 +27,9 @@ pub(crate) struct Verify {
     /// Another form of the same model: how far each tensor is apart
     #[arg(long, value_name = "DIR|REPO")]
     against: Option<PathBuf>,
+    /// How far the same model in 8 or 4 bits is apart
+    #[arg(long, value_enum, value_name = "BITS", conflicts_with = "against")]
+    quantize: Option<QuantizationName>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -60,12 +66,20 @@ struct Row {
 }
 
 impl Verify {
-    pub(crate) fn run(&self) -> Result<()> {
+    pub(crate) fn run(&self, device: DeviceName) -> Result<()> {
         let dir = input::model_dir(&self.model)?;
         let n_elements = ModelFolder::read_config(&dir)?.model.n_parameters() as u64;
         let bar = progress::values(n_elements, "checking");
         let found = olmo_hub::verify(&dir, |n| bar.inc(n))?;
         bar.finish_and_clear();
+        let quantized = self.quantize.map(|quantization| {
+            let bar = progress::values(n_elements, "comparing");
+            let (folder, device) = (ModelFolder::open(&dir)?, device.open()?);
+            let to = quantization.into();
+            let comparison = olmo_hub::compare_quantized(&folder, &device, to, |n| bar.inc(n))?;
+            bar.finish_and_clear();
+            anyhow::Ok(comparison)
+        });
         let against = self.against.as_ref().map(|other| {
             let (first, second) = (ModelFolder::open(&dir)?, input::model_folder(other)?);
             let bar = progress::values(n_elements, "comparing");
@@ -73,6 +87,7 @@ impl Verify {
             bar.finish_and_clear();
             anyhow::Ok(comparison)
         });
+        let against = against.or(quantized);
         let against = if found.problems.is_empty() { against.transpose()? } else { None };
         let n_problems = found.problems.len();
         let report = Report::new(found, against);

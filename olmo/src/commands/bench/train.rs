@@ -12,6 +12,7 @@ use olmo_optim::{
 use olmo_train::step::{Activations, Gradients, Precision, StepOptions, micro_batch};
 use serde::Serialize;
 
+use super::memory;
 use crate::device::DeviceName;
 use crate::output;
 
@@ -131,7 +132,7 @@ impl Train {
             tokens_per_second: n_tokens as f64 / seconds_per_step,
             seconds_per_step,
             gflops: 6.0 * (params * n_tokens) as f64 / seconds_per_step / 1e9,
-            peak_bytes: peak_bytes(),
+            peak_bytes: memory::peak_bytes(),
             loss,
         })
     }
@@ -179,12 +180,4 @@ impl Run {
         self.model = Some(model);
         Ok(losses.cross_entropy / labels.count() as f64)
     }
-}
-
-/// The most memory that this process has held.
-fn peak_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
 }

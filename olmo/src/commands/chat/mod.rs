@@ -15,7 +15,7 @@ use olmo_hub::ModelFolder;
 use self::conversation::{Answer, Conversation, Rules};
 use self::line::Line;
 use crate::device::DeviceName;
-use crate::input::{self, ComputeDtype};
+use crate::input::{self, Weights};
 use crate::interrupt::Interrupt;
 use crate::output;
 use crate::sampling::SamplingOptions;
@@ -50,9 +50,8 @@ pub(crate) struct Chat {
     /// Say after each answer how many tokens were kept, run and new, on standard error
     #[arg(long)]
     verbose: bool,
-    /// What to compute in; bf16 halves the memory
-    #[arg(long, value_enum, default_value = "f32")]
-    dtype: ComputeDtype,
+    #[command(flatten)]
+    weights: Weights,
 }
 
 const HELP: &str = "/reset        begin anew
@@ -72,7 +71,7 @@ impl Chat {
         })?;
         let template = self.template(&folder)?;
         let ends = ends(&folder, &tokenizer, &template)?;
-        let model = input::load(&folder, device, self.dtype)?;
+        let model = input::load(&folder, device, self.weights)?;
         let rules = Rules {
             template,
             tokenizer,

@@ -17,7 +17,7 @@ use self::prompts::Prompts;
 use self::report::Report;
 use self::row::{Row, Rules};
 use crate::device::DeviceName;
-use crate::input::{self, ComputeDtype};
+use crate::input::{self, Weights};
 use crate::interrupt::Interrupt;
 use crate::output;
 use crate::sampling::SamplingOptions;
@@ -63,9 +63,8 @@ pub(crate) struct Generate {
     /// Print JSON: new tokens, their text, why each row ended
     #[arg(long)]
     json: bool,
-    /// What to compute in; bf16 halves the memory
-    #[arg(long, value_enum, default_value = "f32")]
-    dtype: ComputeDtype,
+    #[command(flatten)]
+    weights: Weights,
 }
 
 impl Generate {
@@ -87,7 +86,7 @@ impl Generate {
         }
         let search = self.beams.search(self.max_new_tokens, ends.clone(), vocab_size)?;
         let rows = self.prompts.rows(&folder, tokenizer.as_ref())?;
-        let model = input::load(&folder, device, self.dtype)?;
+        let model = input::load(&folder, device, self.weights)?;
 
         let interrupt = Interrupt::listen()?;
         let mut report = Report::default();

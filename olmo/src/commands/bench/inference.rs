@@ -1,0 +1,194 @@
+//! `olmo bench prefill` and `decode`: how fast a model reads a prompt and writes on.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Args;
+use olmo_hub::ModelFolder;
+use olmo_model::{Costs, Quantization, Sampling, Transformer};
+use serde::Serialize;
+
+use super::memory;
+use crate::device::DeviceName;
+use crate::input::{self, Weights};
+use crate::output;
+
+/// Time the tokens of one prompt
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  olmo bench prefill --model OLMo-2-0425-1B --dtype bf16 --json")]
+pub(crate) struct Prefill {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Tokens of the prompt
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    tokens: usize,
+}
+
+/// Time new tokens, one after another
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  olmo bench decode --model OLMo-2-0425-1B --quantize q8 --json")]
+pub(crate) struct Decode {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Tokens that are there before the first new one
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    context: usize,
+    /// New tokens that are timed
+    #[arg(long, value_name = "N", default_value_t = 24)]
+    tokens: usize,
+}
+
+#[derive(Debug, Args)]
+struct ModelArgs {
+    /// Folder of the model, or a repository of the Hub, owner/name[@revision]
+    #[arg(long, value_name = "DIR|REPO")]
+    model: PathBuf,
+    #[command(flatten)]
+    weights: Weights,
+    /// How often to measure; the best counts
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    repeat: usize,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was measured.
+#[derive(Debug, Serialize)]
+struct Report {
+    tokens_per_second: f64,
+    /// Bytes of weights, keys and values that are read for a token.
+    bytes_per_token: u64,
+    /// What reading those takes, of what the machine's memory gives when nothing else is done.
+    bandwidth_share: f64,
+    /// Bytes a second that all threads read from memory.
+    memory_bandwidth: f64,
+    /// Bytes of the weights as they are held.
+    weight_bytes: u64,
+    /// Of the whole process; `None` where the system does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peak_bytes: Option<u64>,
+}
+
+impl Prefill {
+    pub(crate) fn run(&self, device: DeviceName) -> Result<()> {
+        ensure!(self.tokens > 0, "--tokens is 0, expected at least 1");
+        let (folder, model) = self.model.open(device, self.tokens + 1)?;
+        let prompt = prompt(&model, self.tokens);
+        let mut best = f64::INFINITY;
+        for _ in 0..self.model.repeat {
+            let mut generator =
+                model.generate_up_to(&prompt, Sampling::greedy(), self.tokens + 1)?;
+            let start = Instant::now();
+            generator.next().context("the prompt has no continuation")??;
+            best = best.min(start.elapsed().as_secs_f64());
+        }
+        // The weights are read once for all of them.
+        let bytes = self.model.read_bytes(&folder) / self.tokens as u64;
+        self.model.report(&folder, self.tokens as f64 / best, bytes)
+    }
+}
+
+impl Decode {
+    pub(crate) fn run(&self, device: DeviceName) -> Result<()> {
+        ensure!(self.context > 0, "--context is 0, expected at least 1");
+        ensure!(self.tokens > 0, "--tokens is 0, expected at least 1");
+        let n_all = self.context + 2 + self.tokens;
+        let (folder, model) = self.model.open(device, n_all)?;
+        let prompt = prompt(&model, self.context);
+        let mut best = f64::INFINITY;
+        for _ in 0..self.model.repeat {
+            let mut generator = model.generate_up_to(&prompt, Sampling::greedy(), n_all)?;
+            // The prompt, and a first token of this length.
+            for _ in 0..2 {
+                generator.next().context("the context is full")??;
+            }
+            let start = Instant::now();
+            for _ in 0..self.tokens {
+                generator.next().context("the context is full")??;
+            }
+            best = best.min(start.elapsed().as_secs_f64());
+        }
+        let costs = Costs::new(folder.model_config());
+        let element = self.model.weights.dtype(&folder).size();
+        let cached = costs.kv_bytes_per_token(element) * (self.context + self.tokens / 2) as u64;
+        let bytes = self.model.read_bytes(&folder) + cached;
+        self.model.report(&folder, self.tokens as f64 / best, bytes)
+    }
+}
+
+impl ModelArgs {
+    fn open(&self, device: DeviceName, n_tokens: usize) -> Result<(ModelFolder, Transformer)> {
+        ensure!(self.repeat > 0, "--repeat is 0, expected at least 1");
+        let folder = input::model_folder(&self.model)?;
+        let limit = folder.model_config().max_sequence_length;
+        ensure!(
+            n_tokens <= limit,
+            "{n_tokens} tokens are more than the model's context of {limit}"
+        );
+        let model = input::load(&folder, device, self.weights)?;
+        Ok((folder, model))
+    }
+
+    /// Bytes of all weights as they are held.
+    fn weight_bytes(&self, folder: &ModelFolder) -> u64 {
+        self.bytes_of(folder, |_| true)
+    }
+
+    /// Bytes of the weights that a token passes: an embedding that is not the output projection too
+    /// is looked up, and of the experts only the chosen are read.
+    fn read_bytes(&self, folder: &ModelFolder) -> u64 {
+        let config = folder.model_config();
+        let all =
+            self.bytes_of(folder, |path| config.weight_tying || !path.starts_with("embeddings"));
+        let costs = Costs::new(config);
+        (all as f64 * costs.n_active_parameters as f64 / costs.n_parameters as f64) as u64
+    }
+
+    fn bytes_of(&self, folder: &ModelFolder, counts: impl Fn(&str) -> bool) -> u64 {
+        let element = self.weights.dtype(folder).size() as u64;
+        let parameters = folder.model_config().parameters().into_iter();
+        let bytes = parameters.filter(|parameter| counts(&parameter.path)).map(|parameter| {
+            let n = parameter.n_elements() as u64;
+            match self.weights.quantization() {
+                Some(to) if Quantization::applies_to(&parameter) => to.bytes(n),
+                _ => n * element,
+            }
+        });
+        bytes.sum()
+    }
+
+    fn report(&self, folder: &ModelFolder, tokens_per_second: f64, bytes: u64) -> Result<()> {
+        let peak_bytes = memory::peak_bytes();
+        let memory_bandwidth = memory::bandwidth();
+        let report = Report {
+            tokens_per_second,
+            bytes_per_token: bytes,
+            bandwidth_share: tokens_per_second * bytes as f64 / memory_bandwidth,
+            memory_bandwidth,
+            weight_bytes: self.weight_bytes(folder),
+            peak_bytes,
+        };
+        if self.json {
+            return Ok(output::json(&report)?);
+        }
+        let peak = report.peak_bytes.map(output::bytes).unwrap_or_default();
+        Ok(output::line(format!(
+            "{:.1} tokens/s; {} a token, {:.0} % of the {}/s that memory gives; weights {}, peak {peak}",
+            report.tokens_per_second,
+            output::bytes(report.bytes_per_token),
+            100.0 * report.bandwidth_share,
+            output::bytes(report.memory_bandwidth as u64),
+            output::bytes(report.weight_bytes),
+        ))?)
+    }
+}
+
+/// Any tokens do: the cost does not depend on which they are.
+fn prompt(model: &Transformer, n: usize) -> Vec<u32> {
+    let vocab_size = model.config().vocab_size;
+    (0..n).map(|i| (i * 7919 % vocab_size) as u32).collect()
+}
