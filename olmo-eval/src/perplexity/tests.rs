@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, TensorData};
 use olmo_model::config::ModelConfig;
 use olmo_model::{InitConfig, presets};
 
@@ -58,9 +58,9 @@ fn token_by_token(model: &Transformer, tokens: &[u32], seq_len: usize) -> f64 {
     let mut nll = 0.0;
     for window in windows(tokens.len(), seq_len) {
         for at in window.first_scored..=window.end {
-            let read: Vec<i32> = tokens[window.start..at].iter().map(|&id| id as i32).collect();
-            let data = TensorData::new(read.clone(), [1, read.len()]);
-            let logits = model.forward(Tensor::from_data(data, &model.device()), None);
+            let read = &tokens[window.start..at];
+            let read = token_tensor(read, [1, read.len()], &model.device());
+            let logits = model.forward(read, None);
             let logits: Vec<f32> = logits.expect("no cache").into_data().iter::<f32>().collect();
             let last: Vec<f64> = logits[logits.len() - 40..].iter().map(|&x| x.into()).collect();
             let lse = last.iter().map(|x| x.exp()).sum::<f64>().ln();
