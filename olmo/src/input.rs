@@ -18,8 +18,8 @@ use crate::interrupt::Interrupt;
 /// How the weights of a model are held while it runs.
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct Weights {
-    /// What to hold weights in and compute in; `auto` is the dtype of the files
-    #[arg(long, value_enum, default_value = "auto")]
+    /// What to hold weights in and compute in; `auto` is the dtype of the files, bf16 halves the memory
+    #[arg(long, value_enum, default_value = "f32")]
     dtype: ComputeDtype,
     /// Hold weights in 8 or 4 bits and compute in f32, on the CPU; `olmo verify --quantize` tells
     /// the error
