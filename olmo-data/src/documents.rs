@@ -7,7 +7,8 @@
 //! |---|---|
 //! | `.jsonl`, `.json`, `.ndjson` | a document a line; blank lines are passed over |
 //! | `.txt` | one document |
-//! | any of them with `.gz` or `.zst` after it | the same, compressed, of any number of members or frames |
+//! | `.parquet` | a document a row, the columns being `text`, `id` and `source` |
+//! | any but the last with `.gz` or `.zst` after it | the same, compressed, of any number of members or frames |
 //!
 //! Difference from Dolma: a line that is no document is an error that names file and line, while
 //! Dolma logs and skips it; [`BadRows::Count`] skips and counts.
@@ -20,10 +21,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::document_file::{Contents, DocumentFile};
+use crate::parquet_rows::ParquetRows;
 use crate::{Error, Result};
 
 /// The longest line that is read, so that a broken file cannot fill the memory.
-const MAX_LINE_BYTES: u64 = 1 << 28;
+pub(crate) const MAX_LINE_BYTES: u64 = 1 << 28;
 
 /// One document.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +38,7 @@ pub struct Document {
     pub source: Option<String>,
     /// The file it was read from.
     pub path: Arc<Path>,
-    /// Its line in that file, counted from 1.
+    /// Its line in that file, or row of a Parquet file, counted from 1.
     pub line: u64,
 }
 
@@ -86,7 +88,13 @@ pub struct Documents<'a> {
 }
 
 #[derive(Debug)]
-struct OpenFile {
+enum OpenFile {
+    Text(TextFile),
+    Parquet(Box<ParquetRows>),
+}
+
+#[derive(Debug)]
+struct TextFile {
     path: Arc<Path>,
     file: DocumentFile,
     line: u64,
@@ -111,7 +119,9 @@ impl Corpus {
         let mut n_bytes = 0;
         let mut seen = HashSet::new();
         for path in &paths {
-            DocumentFile::check_name(path)?;
+            if !is_parquet(path) {
+                DocumentFile::check_name(path)?;
+            }
             n_bytes += std::fs::metadata(path).map_err(Error::io(path))?.len();
             if !seen.insert(path.canonicalize().map_err(Error::io(path))?) {
                 return Err(Error::SameFile { path: path.clone() });
@@ -167,7 +177,7 @@ impl Documents<'_> {
 
     /// Bytes read so far, as they are on disk.
     pub fn n_bytes_read(&self) -> u64 {
-        self.n_bytes_done + self.file.as_ref().map_or(0, |open| open.file.n_bytes_read())
+        self.n_bytes_done + self.file.as_ref().map_or(0, OpenFile::n_bytes_read)
     }
 
     fn try_next(&mut self) -> Result<Option<Document>> {
@@ -180,7 +190,7 @@ impl Documents<'_> {
             match open.next_document() {
                 Ok(Some(document)) => return Ok(Some(document)),
                 Ok(None) => {
-                    self.n_bytes_done += open.file.n_bytes_read();
+                    self.n_bytes_done += open.n_bytes_read();
                     self.n_files_done += 1;
                     self.file = None;
                 }
@@ -209,10 +219,29 @@ impl Iterator for Documents<'_> {
 
 impl OpenFile {
     fn open(path: &Path) -> Result<Self> {
+        if is_parquet(path) {
+            return Ok(Self::Parquet(Box::new(ParquetRows::open(path)?)));
+        }
         let file = DocumentFile::open(path)?;
-        Ok(Self { path: path.into(), file, line: 0, buffer: Vec::new() })
+        Ok(Self::Text(TextFile { path: path.into(), file, line: 0, buffer: Vec::new() }))
     }
 
+    fn next_document(&mut self) -> Result<Option<Document>> {
+        match self {
+            Self::Text(file) => file.next_document(),
+            Self::Parquet(rows) => rows.next_document(),
+        }
+    }
+
+    fn n_bytes_read(&self) -> u64 {
+        match self {
+            Self::Text(file) => file.file.n_bytes_read(),
+            Self::Parquet(rows) => rows.n_bytes_read(),
+        }
+    }
+}
+
+impl TextFile {
     fn next_document(&mut self) -> Result<Option<Document>> {
         match self.file.contents() {
             Contents::Text => self.whole_text(),
@@ -273,6 +302,10 @@ impl OpenFile {
         let message = format!("line {}: {error}", self.line.max(1));
         Error::io(&self.path)(io::Error::new(error.kind(), message))
     }
+}
+
+fn is_parquet(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet"))
 }
 
 #[derive(Deserialize)]

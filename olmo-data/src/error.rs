@@ -255,12 +255,20 @@ pub enum Error {
     /// The name of a document file tells no known format.
     #[error(
         "{}: unknown kind of document file; expected .jsonl, .json, .ndjson or .txt, \
-         plain or with .gz or .zst after it",
+         plain or with .gz or .zst after it, or .parquet",
         path.display()
     )]
     UnknownFormat {
         /// The file.
         path: PathBuf,
+    },
+    /// A Parquet file is none, is damaged, or lacks a column.
+    #[error("{}: no usable Parquet file of documents: {reason}", path.display())]
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
     },
     /// A document file is named twice.
     #[error("{} is named twice; its documents would be there twice", path.display())]

@@ -2,7 +2,7 @@
 //!
 //! # Brief overview
 //!
-//! - [`Corpus`] reads documents from JSONL and text files, plain or compressed.
+//! - [`Corpus`] reads documents from JSONL and text files, plain or compressed, and from Parquet.
 //! - [`Tokenizer`] turns text into token ids and back; [`BpeTraining`] makes one from a corpus.
 //! - [`TextStream`] is text as it is generated, up to a stop text; [`ChatTemplate`] makes the text
 //!   of a conversation.
@@ -65,6 +65,7 @@ pub mod instances;
 pub mod loader;
 pub mod manifest;
 pub mod official;
+mod parquet_rows;
 pub mod path_map;
 mod prefetch;
 pub mod rng;

@@ -120,7 +120,7 @@ fn files_are_checked_before_the_first_is_read() {
     let good = write(folder.path(), "a.jsonl", b"");
     let none: [PathBuf; 0] = [];
     assert!(matches!(Corpus::new(none, BadRows::Error), Err(Error::NoFiles)));
-    for name in ["a.parquet", "a.gz", "jsonl", "a.jsonl.bz2"] {
+    for name in ["a.parquet.gz", "a.gz", "jsonl", "a.jsonl.bz2"] {
         let path = write(folder.path(), name, b"");
         let found = Corpus::new([good.clone(), path], BadRows::Error);
         assert!(matches!(found, Err(Error::UnknownFormat { .. })), "{name}");

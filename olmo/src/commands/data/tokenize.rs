@@ -15,7 +15,7 @@ use crate::{output, progress};
 #[command(after_help = "Example:
   olmo data tokenize docs-*.jsonl.gz --tokenizer tokenizer.json --out tokens/ --by-file")]
 pub(crate) struct Tokenize {
-    /// Documents: .jsonl, .json, .ndjson or .txt, also .gz or .zst
+    /// Documents: .jsonl, .json, .ndjson or .txt, also .gz or .zst; .parquet with a column text
     #[arg(required = true, value_name = "INPUTS")]
     inputs: Vec<PathBuf>,
     /// tokenizer.json

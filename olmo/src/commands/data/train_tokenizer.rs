@@ -15,7 +15,7 @@ use crate::{output, progress};
 #[command(after_help = "Example:
   olmo data train-tokenizer docs-*.jsonl --vocab-size 32000 --out tokenizer.json")]
 pub(crate) struct TrainTokenizer {
-    /// Documents: .jsonl, .json, .ndjson or .txt, also .gz or .zst
+    /// Documents: .jsonl, .json, .ndjson or .txt, also .gz or .zst; .parquet with a column text
     #[arg(required = true, value_name = "INPUTS")]
     inputs: Vec<PathBuf>,
     /// Tokens, special ones included
