@@ -1,6 +1,6 @@
 """Tokens per second of `olmo data tokenize` and of Dolma's `tokens`, in turn, on the same files and cores.
 
-Usage: python benchmarks/tokenize.py DOLMA_PYTHON OLMO TOKENIZER.json EOS_ID DTYPE DOCUMENTS.jsonl…
+Usage: python benchmarks/tokenizing.py DOLMA_PYTHON OLMO TOKENIZER.json EOS_ID DTYPE DOCUMENTS.jsonl…
 
 DOLMA_PYTHON is a Python that has dolma 1.2.1, OLMO the command. Dolma runs with as many processes as there are cores,
 each over its share of the files; ours with its threads. Wall time of the whole process, the best of two runs each.
