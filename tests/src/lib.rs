@@ -5,6 +5,7 @@
 pub mod stand_in;
 
 use std::collections::HashMap;
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -13,9 +14,17 @@ use olmo_hub::{Family, HfConfig};
 use olmo_model::{ModelConfig, Transformer};
 use safetensors::{Dtype, SafeTensors};
 
-/// The workspace's root.
+/// The workspace's root: where it was built, or `OLMO_ROOT` on another machine.
 pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the root").to_owned()
+    env::var_os("OLMO_ROOT").map_or_else(
+        || {
+            Path::new(env!("CARGO_MANIFEST_DIR"))
+                .parent()
+                .expect("tests/ is in the root")
+                .to_owned()
+        },
+        PathBuf::from,
+    )
 }
 
 /// A file or folder of golden vectors.
@@ -105,16 +114,35 @@ impl Golden {
     }
 }
 
-/// The devices that parity is checked on, by name: `flex`, and those of the features.
+/// The devices that parity is checked on, by name: `flex` and those of the features, or the one that
+/// `OLMO_TEST_DEVICE` names.
 pub fn devices() -> Vec<(&'static str, Device)> {
+    let only = env::var("OLMO_TEST_DEVICE").ok();
+    let mut devices = all_devices();
+    devices.retain(|(name, _)| only.as_deref().is_none_or(|only| only == *name));
+    assert!(!devices.is_empty(), "the tests are not compiled for {only:?}");
+    devices
+}
+
+fn all_devices() -> Vec<(&'static str, Device)> {
     vec![
         ("flex", Device::flex()),
         #[cfg(feature = "wgpu")]
         ("wgpu", Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
+        #[cfg(feature = "cuda")]
+        ("cuda", Device::cuda(0)),
+        #[cfg(feature = "rocm")]
+        ("rocm", Device::rocm(0)),
         #[cfg(feature = "tch")]
         #[allow(deprecated, reason = "burn marks its LibTorch backend as deprecated; we offer it")]
         ("tch", Device::libtorch()),
     ]
+}
+
+/// Whether products of f32 on the device may go through a narrower format on tensor cores, as burn's
+/// kernels for CUDA and ROCm do; results then differ by about a thousandth.
+pub fn is_narrow(device_name: &str) -> bool {
+    matches!(device_name, "cuda" | "rocm")
 }
 
 /// The Hugging Face name of a parameter.

@@ -2,19 +2,33 @@
 
 use std::fs;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use olmo_hub::{Dtype, ModelFolder};
-use olmo_model::{Labels, Sampling, token_tensor, walk};
-use olmo_tests::{Golden, devices, golden, hf_name, relative_difference};
+use olmo_model::{KvCache, Labels, Sampling, token_tensor, walk};
+use olmo_tests::{Golden, devices, golden, hf_name, is_narrow, relative_difference};
 
 /// Over the largest logit. The project's promise is 1e-5.
 const LOGITS: f64 = 2e-6;
 
-/// Over the largest gradient of each parameter.
-const GRADIENTS: f64 = 4e-6;
+/// The same where products may go through TF32, whose fraction has 10 bits.
+const NARROW_LOGITS: f64 = 5e-3;
+
+/// Of gradients and losses there.
+const NARROW_GRADIENTS: f64 = 2e-2;
+
+/// Vectors of losses and gradients, with how much of its largest value each parameter's may differ.
+const GRADIENTS: [(&str, f64); 6] = [
+    ("olmo/olmo", 4e-6),
+    ("olmo/olmo-tied-gqa-clip", 4e-6),
+    ("olmo/olmo2", 4e-6),
+    ("olmo/olmo2-gqa", 4e-6),
+    ("steps/olmo3", 4e-6),
+    ("steps/olmoe", 8e-6),
+];
 
 /// Other devices than flex are checked on these: between them they use every kernel.
-const ON_EVERY_DEVICE: [&str; 2] = ["olmo-gqa-clip", "olmo2-gqa"];
+const ON_EVERY_DEVICE: [&str; 4] =
+    ["olmo-gqa-clip", "olmo2-gqa", "olmo3-gqa-yarn", "olmoe-top2-gqa-norm"];
 
 fn folders() -> Vec<String> {
     let entries = fs::read_dir(golden("hf")).expect("golden folders");
@@ -35,6 +49,10 @@ fn cases() -> impl Iterator<Item = (&'static str, Device, String)> {
     })
 }
 
+fn logits_tolerance(device_name: &str) -> f64 {
+    if is_narrow(device_name) { NARROW_LOGITS } else { LOGITS }
+}
+
 #[test]
 fn every_folder_gives_the_logits_of_transformers() {
     for (device_name, device, name) in cases() {
@@ -47,13 +65,20 @@ fn every_folder_gives_the_logits_of_transformers() {
         let logits: Vec<f32> = logits.into_data().iter::<f32>().collect();
         let difference = relative_difference(&logits, &vectors.f32("logits"));
         println!("{device_name}: {name}: logits differ by {difference:e}");
-        assert!(difference < LOGITS, "{device_name}: {name}: logits differ by {difference:e}");
+        assert!(
+            difference < logits_tolerance(device_name),
+            "{device_name}: {name}: logits differ by {difference:e}"
+        );
     }
 }
 
 #[test]
 fn greedy_continuations_are_those_of_transformers() {
     for (device_name, device, name) in cases() {
+        if is_narrow(device_name) {
+            println!("{device_name}: {name}: skipped: narrow products may choose another token");
+            continue;
+        }
         let vectors = Golden::open(&format!("hf/{name}/golden.safetensors"));
         let folder = ModelFolder::open(golden(&format!("hf/{name}"))).expect(&name);
         let model = folder.load(&device, Some(Dtype::F32)).expect(&name);
@@ -68,19 +93,53 @@ fn greedy_continuations_are_those_of_transformers() {
     }
 }
 
+/// A prompt in one pass, then its other tokens one by one and three at a time, over the cache.
 #[test]
-fn losses_and_gradients_are_those_of_ai2_olmo() {
+fn a_prompt_and_steps_over_the_cache_give_the_logits_of_one_pass() {
+    for (device_name, device, name) in cases() {
+        let vectors = Golden::open(&format!("hf/{name}/golden.safetensors"));
+        let folder = ModelFolder::open(golden(&format!("hf/{name}"))).expect(&name);
+        let model = folder.load(&device, Some(Dtype::F32)).expect(&name);
+        let [batch, seq] = vectors.shape("tokens")[..] else { panic!("[batch, seq]") };
+        for step in [1, 3] {
+            let mut cache = KvCache::new(model.config(), batch, seq, &device, model.dtype());
+            let tokens = token_tensor(&vectors.tokens("tokens"), [batch, seq], &device);
+            let mut logits = Vec::new();
+            let mut start = 0;
+            while start < seq {
+                let end = if start == 0 { seq / 2 } else { (start + step).min(seq) };
+                let part = tokens.clone().narrow(1, start, end - start);
+                logits.push(model.forward(part, Some(&mut cache)).expect("room in the cache"));
+                start = end;
+            }
+            let logits = Tensor::cat(logits, 1).into_data();
+            let difference = relative_difference(
+                &logits.iter::<f32>().collect::<Vec<_>>(),
+                &vectors.f32("logits"),
+            );
+            println!("{device_name}: {name}: by {step}, logits differ by {difference:e}");
+            assert!(
+                difference < logits_tolerance(device_name),
+                "{device_name}: {name}: by {step}: {difference:e}"
+            );
+        }
+    }
+}
+
+#[test]
+fn losses_and_gradients_are_those_of_the_references() {
     for (device_name, device) in devices() {
-        for name in ["olmo", "olmo-tied-gqa-clip", "olmo2", "olmo2-gqa"] {
-            let worst = gradient_difference(device_name, &device, name);
+        for (name, tolerance) in GRADIENTS {
+            let tolerance = if is_narrow(device_name) { NARROW_GRADIENTS } else { tolerance };
+            let worst = gradient_difference(device_name, &device, name, tolerance);
             println!("{device_name}: {name}: gradients differ by {worst:e}");
         }
     }
 }
 
 /// The largest difference of any parameter's gradient; the loss is compared on the way.
-fn gradient_difference(device_name: &str, device: &Device, name: &str) -> f64 {
-    let vectors = Golden::open(&format!("olmo/{name}.safetensors"));
+fn gradient_difference(device_name: &str, device: &Device, name: &str, tolerance: f64) -> f64 {
+    let vectors = Golden::open(&format!("{name}.safetensors"));
     let family = vectors.config().family;
     let model = vectors.model("", device);
     let [batch, seq] = vectors.shape("tokens")[..] else { panic!("[batch, seq]") };
@@ -92,13 +151,15 @@ fn gradient_difference(device_name: &str, device: &Device, name: &str) -> f64 {
     let scale = 1.0 / labels.count() as f64;
     let mut graph = (sums.objective() * scale).backward();
     let (loss, expected) = (sums.into_values().cross_entropy * scale, vectors.floats("loss")[0]);
-    assert!((loss / expected - 1.0).abs() < 1e-6, "{device_name}: {name}: {loss} for {expected}");
+    let loss_tolerance = if is_narrow(device_name) { NARROW_GRADIENTS } else { 1e-6 };
+    let differs = (loss / expected - 1.0).abs();
+    assert!(differs < loss_tolerance, "{device_name}: {name}: {loss} for {expected}");
     let (mut n_compared, mut worst) = (0, 0.0_f64);
     walk::take_gradients(&leaves, &mut graph, |path, gradient| {
         let found: Vec<f32> = gradient.into_data().iter::<f32>().collect();
         let expected = vectors.f32(&format!("grad.{}", hf_name(family, path)));
         let difference = relative_difference(&found, &expected);
-        assert!(difference < GRADIENTS, "{device_name}: {name}: {path} differs by {difference:e}");
+        assert!(difference < tolerance, "{device_name}: {name}: {path} differs by {difference:e}");
         worst = worst.max(difference);
         n_compared += 1;
     });
