@@ -1,8 +1,8 @@
 """One training step beside PyTorch: the same shapes, one after the other, on this machine.
 
-usage: train_step.py [--rounds N] [--reference PYTHON] [--peer bench_train.py] [--out FILE]
+usage: train_step.py [--rounds N] [--steps N] [--reference PYTHON] [--out FILE]
 
-Runs `olmo bench train` (built with `cargo build --release -p olmo`) and the peer's script, which trains
+Runs `olmo bench train` (built with `cargo build --release -p olmo`) and `peer_train_step.py`, which trains
 ai2-olmo's own model with torch's AdamW, alternately and each in a process of its own, and prints a
 Markdown table with the ratios of the medians. Times on a shared machine are noisy; ratios of runs made
 side by side are less so.
@@ -17,45 +17,36 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# d_model, n_layers, n_heads, sequence, micro-batch, vocabulary, steps: the 85M-parameter model.
-SHAPE = dict(d=512, L=8, H=8, T=512, B=4, V=50304, N=3)
+# The 85M-parameter model.
+SHAPE = ["--d-model", 512, "--n-layers", 8, "--n-heads", 8, "--vocab-size", 50304, "--seq-len", 512, "--micro-batch", 4]
 
 
-def ours(precision, activations):
-    s = SHAPE
-    command = [ROOT / "target/release/olmo", "bench", "train", "--json", "--d-model", s["d"], "--n-layers", s["L"],
-               "--n-heads", s["H"], "--seq-len", s["T"], "--micro-batch", s["B"], "--vocab-size", s["V"],
-               "--steps", s["N"], "--precision", precision, "--activations", activations]
+def run(command):
     out = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True).stdout
-    report = json.loads(out)
-    return report["tokens_per_second"], report["peak_bytes"] / 1e9
+    return [(row["tokens_per_second"], row["peak_bytes"] / 1e9) for row in map(json.loads, out.splitlines())]
 
 
-def peers(python, script):
-    """Tokens per second and peak memory of PyTorch in f32, and in bf16 in the same process after it."""
-    s = SHAPE
-    shape = [s["d"], s["L"], s["H"], s["T"], s["B"], s["V"], s["N"]]
-    out = subprocess.run([python, script, *map(str, shape)], check=True, capture_output=True, text=True).stdout
-    rows = [json.loads(line) for line in out.splitlines()]
-    return [(row["tokens_per_s"], row["peak_rss_gb"]) for row in rows]
+def ours(steps, precision, activations):
+    command = [ROOT / "target/release/olmo", "bench", "train", "--json", *SHAPE, "--steps", steps]
+    return run([*command, "--precision", precision, "--activations", activations])[0]
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--reference", default="python3")
-    parser.add_argument("--peer", default=str(ROOT.parent / "shared/tools/bench_train.py"))
+    parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--out")
     args = parser.parse_args()
     runs = {"ai2-olmo, torch 2.9.0, f32": [], "ai2-olmo, torch 2.9.0, amp bf16": [],
             "olmo, flex, f32, keep": [], "olmo, flex, f32, recompute": [], "olmo, flex, amp bf16, keep": []}
     for _ in range(args.rounds):
-        f32, bf16 = peers(args.reference, args.peer)
+        f32, bf16 = run([args.reference, ROOT / "benchmarks/peer_train_step.py", *SHAPE, "--steps", args.steps, "--threads", 2])
         runs["ai2-olmo, torch 2.9.0, f32"].append(f32)
         runs["ai2-olmo, torch 2.9.0, amp bf16"].append(bf16)
-        runs["olmo, flex, f32, keep"].append(ours("fp32", "keep"))
-        runs["olmo, flex, f32, recompute"].append(ours("fp32", "recompute"))
-        runs["olmo, flex, amp bf16, keep"].append(ours("amp-bf16", "keep"))
+        runs["olmo, flex, f32, keep"].append(ours(args.steps, "fp32", "keep"))
+        runs["olmo, flex, f32, recompute"].append(ours(args.steps, "fp32", "recompute"))
+        runs["olmo, flex, amp bf16, keep"].append(ours(args.steps, "amp-bf16", "keep"))
     median = {name: [statistics.median(values) for values in zip(*rows)] for name, rows in runs.items()}
     base_speed, base_memory = median["ai2-olmo, torch 2.9.0, f32"]
     cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
@@ -63,7 +54,7 @@ def main():
     lines = [
         f"# One training step, 85M parameters, {datetime.date.today()}", "",
         f"d_model 512, 8 layers, 8 heads, vocabulary 50304, sequence 512, micro-batch 4, AdamW, clip 1.0. {cpu}, 2 cores, "
-        f"{platform.system()} {platform.machine()}; commit {commit}; median of {args.rounds} alternating rounds of {SHAPE['N']} steps. "
+        f"{platform.system()} {platform.machine()}; commit {commit}; median of {args.rounds} alternating rounds of {args.steps} steps. "
         "Peak is of the process; PyTorch's bf16 runs in the process of its f32, so its peak is no less than that.", "",
         "| | tokens/s | of torch f32 | peak GB | of torch f32 |", "|---|---|---|---|---|",
     ]

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 use burn::tensor::Device;
 use clap::{Args, ValueEnum};
-use olmo_model::{InitConfig, Labels, ModelConfig, Transformer, presets};
+use olmo_model::{Costs, InitConfig, Labels, ModelConfig, Transformer, presets};
 use olmo_optim::{
     AdamW, AdamWConfig, Optimizer as _, UpdateOptions, clip_coefficient, global_norm,
 };
@@ -20,9 +20,13 @@ use crate::output;
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   olmo bench train --d-model 512 --n-layers 8 --n-heads 8 --seq-len 512 --micro-batch 4 --json
+  olmo bench train --preset olmo2_1b --seq-len 4096 --precision amp-bf16 --peak-tflops 989 --device cuda
 
 A step is forward, backward, clipping and AdamW of one micro-batch. The first is not timed.")]
 pub(crate) struct Train {
+    /// A released architecture, by its name in `olmo model list`, instead of a size given below
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["d_model", "n_layers", "n_heads", "vocab_size"])]
+    preset: Option<String>,
     /// Width of the residual stream; the feed-forward layer is four times as wide
     #[arg(long, value_name = "N", default_value_t = 512)]
     d_model: usize,
@@ -50,6 +54,10 @@ pub(crate) struct Train {
     /// What is kept for the backward pass
     #[arg(long, value_enum, default_value = "keep")]
     activations: ActivationsName,
+    /// 10^12 operations a second that the device can do in this precision, as its maker states;
+    /// gives the share of them that went into the model
+    #[arg(long, value_name = "N")]
+    peak_tflops: Option<f64>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -75,6 +83,10 @@ struct Report {
     seconds_per_step: f64,
     /// Six floating-point operations for each parameter and token, as the peers count.
     gflops: f64,
+    /// Share of `--peak-tflops` that OLMo's count of the model's own operations takes; what is
+    /// computed twice counts once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mfu: Option<f64>,
     /// Of the whole process; `None` where the system does not tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     peak_bytes: Option<u64>,
@@ -88,8 +100,9 @@ impl Train {
             return Ok(output::json(&report)?);
         }
         let memory = report.peak_bytes.map(output::bytes).unwrap_or_default();
+        let mfu = report.mfu.map(|mfu| format!(", MFU {:.1} %", 100.0 * mfu)).unwrap_or_default();
         Ok(output::line(format!(
-            "{} parameters: {:.1} tokens/s, {:.2} s a step, {:.1} GFLOP/s, peak {memory}",
+            "{} parameters: {:.1} tokens/s, {:.2} s a step, {:.1} GFLOP/s{mfu}, peak {memory}",
             output::scaled(report.params as u64),
             report.tokens_per_second,
             report.seconds_per_step,
@@ -103,8 +116,18 @@ impl Train {
         ensure!(seq_len > 1, "--seq-len is {seq_len}, expected at least 2");
         ensure!(self.micro_batch > 0, "--micro-batch is 0, expected at least 1");
         ensure!(self.steps > 0, "--steps is 0, expected at least 1");
-        let model = presets::small_olmo(d_model, n_layers, n_heads, vocab_size);
-        Ok(ModelConfig { max_sequence_length: seq_len, ..model })
+        if let Some(peak) = self.peak_tflops {
+            ensure!(peak > 0.0, "--peak-tflops is {peak}, expected a positive number");
+        }
+        let Some(name) = &self.preset else {
+            let model = presets::small_olmo(d_model, n_layers, n_heads, vocab_size);
+            return Ok(ModelConfig { max_sequence_length: seq_len, ..model });
+        };
+        let model = presets::by_name(name)
+            .with_context(|| format!("{name:?} is no preset; `olmo model list` names them"))?;
+        let longest = model.max_sequence_length;
+        ensure!(seq_len <= longest, "--seq-len is {seq_len}, expected at most {longest} of {name}");
+        Ok(model)
     }
 
     fn measure(&self, device: &Device) -> Result<Report> {
@@ -127,9 +150,13 @@ impl Train {
         }
         let seconds_per_step = start.elapsed().as_secs_f64() / self.steps as f64;
         let params = config.n_parameters();
+        let tokens_per_second = n_tokens as f64 / seconds_per_step;
+        let costs = Costs::at(&config, self.seq_len);
+        let flops = (costs.forward_flops_per_token + costs.backward_flops_per_token) as f64;
         Ok(Report {
             params,
-            tokens_per_second: n_tokens as f64 / seconds_per_step,
+            tokens_per_second,
+            mfu: self.peak_tflops.map(|peak| tokens_per_second * flops / (peak * 1e12)),
             seconds_per_step,
             gflops: 6.0 * (params * n_tokens) as f64 / seconds_per_step / 1e9,
             peak_bytes: memory::peak_bytes(),
