@@ -106,3 +106,47 @@ mod tests {
         assert_eq!(n_verbs, 18 + n_of_net);
     }
 }
+
+/// Commands in the documents, which use every verb.
+#[cfg(all(test, feature = "net"))]
+mod documents {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use clap::Parser as _;
+
+    use super::Cli;
+
+    /// README.md and the chapters of the book.
+    fn documents() -> Vec<PathBuf> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let chapters = fs::read_dir(root.join("docs/src")).expect("the book is there");
+        let chapters = chapters.map(|entry| entry.expect("listed").path());
+        std::iter::once(root.join("README.md")).chain(chapters).collect()
+    }
+
+    /// The commands of the shell blocks of a document, continued lines joined.
+    fn commands(text: &str) -> Vec<Vec<String>> {
+        let blocks = text.split("```").skip(1).step_by(2);
+        let lines = blocks
+            .filter_map(|block| block.strip_prefix("sh\n"))
+            .map(|block| block.replace("\\\n", " "))
+            .flat_map(|block| block.lines().map(str::to_owned).collect::<Vec<_>>());
+        let words = lines.filter_map(|line| shlex::split(&line));
+        words.filter(|words| words.first().is_some_and(|word| word == "olmo")).collect()
+    }
+
+    #[test]
+    fn commands_in_the_documents_are_understood() {
+        let mut n = 0;
+        for path in documents() {
+            for words in commands(&fs::read_to_string(&path).expect("readable")) {
+                if let Err(error) = Cli::try_parse_from(&words) {
+                    panic!("{}: {}: {error}", path.display(), words.join(" "));
+                }
+                n += 1;
+            }
+        }
+        assert!(n > 20, "only {n} commands were found");
+    }
+}
