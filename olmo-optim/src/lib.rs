@@ -67,4 +67,7 @@ pub use clip::{GradNorm, GradNormLimit, clip_coefficient, global_norm, sums_of_s
 pub use error::Error;
 pub use groups::{GroupRules, ParamGroup, ParamGroups, ParamKind};
 pub use optimizer::{Optimizer, ParamState, UpdateOptions};
-pub use schedule::{Decay, Schedule, Warmup};
+pub use schedule::{
+    BoltOnWarmup, CosineThenLinear, Decay, Extent, InverseSqrt, Power, Schedule, Sequential,
+    StableDecay, StablePeriods, Warmup,
+};

@@ -1,4 +1,4 @@
-//! Against torch and ai2-olmo: the vectors of scripts/golden/optim.py.
+//! Against torch and ai2-olmo: the vectors of scripts/golden/optim.py and core_schedules.py.
 
 #![cfg(feature = "flex")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -273,10 +273,21 @@ struct GradClip {
 
 #[test]
 fn schedules_agree_at_every_step() {
-    let golden: ScheduleGolden = json("schedules.json");
-    assert_eq!(golden.cases.len(), 33);
+    let cases = json::<ScheduleGolden>("schedules.json").cases;
+    assert_eq!(cases.len(), 33);
+    assert_rates_agree(cases);
+}
+
+#[test]
+fn the_schedules_of_olmo_core_agree_at_every_step() {
+    let cases: Vec<ScheduleCase> = json("core_schedules.json");
+    assert_eq!(cases.len(), 30);
+    assert_rates_agree(cases);
+}
+
+fn assert_rates_agree(cases: Vec<ScheduleCase>) {
     let mut worst = 0.0_f64;
-    for case in golden.cases {
+    for case in cases {
         case.schedule.validate(case.initial_lr).unwrap();
         let steps = case.steps.unwrap_or_else(|| (0..case.n_steps.unwrap()).collect());
         assert_eq!(steps.len(), case.rates.len());
