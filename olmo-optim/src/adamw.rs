@@ -28,6 +28,7 @@ use std::collections::BTreeMap;
 use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::fit::{check_dtype, check_like, take_named};
 use crate::{Error, Optimizer, ParamState, UpdateOptions};
 
 /// Settings of [`AdamW`]. The defaults are those of the OLMo 2 and OLMo 3 runs; the first OLMo
@@ -157,19 +158,9 @@ impl Optimizer for AdamW {
         })
     }
 
-    fn load_state(&mut self, path: &str, mut state: ParamState) -> Result<(), Error> {
-        state.tensors.sort_by(|a, b| a.0.cmp(&b.0));
-        let names = |tensors: &[(String, Tensor<1>)]| tensors.iter().map(|t| t.0.clone()).collect();
-        let found: Vec<String> = names(&state.tensors);
-        let tensors: [(String, Tensor<1>); 2] = match state.tensors.try_into() {
-            Ok(tensors) if found == self.state_names() => tensors,
-            _ => {
-                let expected = self.state_names().iter().map(ToString::to_string).collect();
-                return Err(Error::StateNames { path: path.to_owned(), expected, found });
-            }
-        };
-        let [(_, exp_avg), (_, exp_avg_sq)] = tensors;
-        let (exp_avg, exp_avg_sq) = (exp_avg.inner(), exp_avg_sq.inner());
+    fn load_state(&mut self, path: &str, state: ParamState) -> Result<(), Error> {
+        let tensors = take_named(path, [EXP_AVG, EXP_AVG_SQ], state.tensors)?;
+        let [exp_avg, exp_avg_sq] = tensors.map(Tensor::inner);
         check_dtype(path, EXP_AVG, &exp_avg)?;
         check_like(path, EXP_AVG_SQ, &exp_avg_sq, &exp_avg)?;
         self.states.insert(path.to_owned(), Moments { step: state.step, exp_avg, exp_avg_sq });
@@ -235,30 +226,6 @@ fn apply(
         return fused::update(weight, exp_avg, exp_avg_sq, grad, scalars);
     }
     composed::update(weight, exp_avg, exp_avg_sq, grad, scalars)
-}
-
-fn check_dtype(path: &str, name: &str, tensor: &Tensor<1>) -> Result<(), Error> {
-    if tensor.dtype() == DType::F32 {
-        return Ok(());
-    }
-    let found = format!("{:?}", tensor.dtype()).to_lowercase();
-    Err(Error::DType { path: path.to_owned(), tensor: name.to_owned(), found })
-}
-
-/// That `tensor` is f32 and has the length and the device of `weight`.
-fn check_like(path: &str, name: &str, tensor: &Tensor<1>, weight: &Tensor<1>) -> Result<(), Error> {
-    check_dtype(path, name, tensor)?;
-    let (path, name) = (path.to_owned(), name.to_owned());
-    let ([expected], [found]) = (weight.dims(), tensor.dims());
-    if expected != found {
-        return Err(Error::Length { path, tensor: name, expected, found });
-    }
-    let (expected, found) = (weight.device(), tensor.device());
-    if expected != found {
-        let (expected, found) = (format!("{expected:?}"), format!("{found:?}"));
-        return Err(Error::Device { path, tensor: name, expected, found });
-    }
-    Ok(())
 }
 
 #[cfg(feature = "flex")]

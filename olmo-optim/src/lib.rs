@@ -7,9 +7,11 @@
 //! can be written, split and put together again without knowing the optimizer.
 //!
 //! - [`AdamW`]: as torch computes it, operation for operation; on the CPU in place, in one pass.
+//! - [`LionW`] and [`Muon`], likewise, and [`SkipStep`], which says when a step is not to be made.
 //! - [`Optimizer`]: what a trainer and a checkpoint need of any optimizer.
 //! - [`global_norm`] and [`clip_coefficient`]: torch's `clip_grad_norm_`, whose multiplication is
 //!   part of the update ([`UpdateOptions::grad_scale`]) and so costs no pass of its own.
+//! - [`AdaptiveClip`]: a limit for each parameter, from what its gradients were.
 //! - [`ParamGroups`]: which parameters decay.
 //! - [`Schedule`]: the learning rate as a function of the step.
 //!
@@ -56,18 +58,27 @@
 mod adamw;
 mod clip;
 mod error;
+mod fit;
 #[cfg(feature = "flex")]
 mod flex;
 mod groups;
+mod lion;
+mod muon;
 mod optimizer;
 mod schedule;
+mod skip_step;
 
 pub use adamw::{AdamW, AdamWConfig};
-pub use clip::{GradNorm, GradNormLimit, clip_coefficient, global_norm, sums_of_squares};
+pub use clip::{
+    AdaptiveClip, GradNorm, GradNormLimit, clip_coefficient, global_norm, sums_of_squares,
+};
 pub use error::Error;
 pub use groups::{GroupRules, ParamGroup, ParamGroups, ParamKind};
+pub use lion::{LionW, LionWConfig};
+pub use muon::{AdjustLr, Muon, MuonConfig};
 pub use optimizer::{Optimizer, ParamState, UpdateOptions};
 pub use schedule::{
     BoltOnWarmup, CosineThenLinear, Decay, Extent, InverseSqrt, Power, Schedule, Sequential,
     StableDecay, StablePeriods, Warmup,
 };
+pub use skip_step::{SkipStep, SkipStepConfig};

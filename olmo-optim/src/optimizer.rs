@@ -2,7 +2,7 @@
 //!
 //! Skipping a step, as OLMo-core's `SkipStepOptimizer` does, is not part of the trait: with its
 //! factor at 0 neither weight, moments nor step count change, so that a caller who skips a step
-//! simply does not call [`Optimizer::update`].
+//! simply does not call [`Optimizer::update`]. [`crate::SkipStep`] says when.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -52,7 +52,7 @@ pub struct ParamState {
     /// Updates made so far.
     pub step: u64,
     /// Named tensors, each as long as the weight, f32, in the order of
-    /// [`Optimizer::state_names`].
+    /// [`Optimizer::state_names`], of which a parameter may have only some.
     pub tensors: Vec<(String, Tensor<1>)>,
 }
 
@@ -61,7 +61,7 @@ pub struct ParamState {
 /// Paths are free text without meaning to the optimizer. Tensors are flat and f32; a weight of
 /// another shape is reshaped by the caller, which copies nothing.
 pub trait Optimizer: Debug + Send {
-    /// The names of the state tensors kept for each parameter, e.g. `exp_avg`. No name has a dot.
+    /// The names of the state tensors kept for parameters, e.g. `exp_avg`. No name has a dot.
     fn state_names(&self) -> &'static [&'static str];
 
     /// Takes one step for one parameter and returns its new weight.

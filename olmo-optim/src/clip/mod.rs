@@ -9,10 +9,14 @@
 //! - torch sums in f32. Here the sums over the elements are f64 on the flex device and f32 on the
 //!   others, and the sum over the tensors is f64.
 
+mod adaptive;
+
 use burn::tensor::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+
+pub use adaptive::AdaptiveClip;
 
 /// The L2 norm of a set of gradients.
 #[derive(Debug, Clone, Copy, PartialEq)]

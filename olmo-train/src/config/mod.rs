@@ -3,18 +3,23 @@
 //! Field names are those of OLMo's trainer (`olmo/config.py`) where a field of ours means the same.
 //! Unknown fields are refused, so that a misspelt one is never ignored.
 
+mod optimizer;
+mod read;
+
 use std::path::{Path, PathBuf};
 
 use olmo_data::{Tail, TokenDtype};
 use olmo_model::config::FeedForwardConfig;
-use olmo_model::{InitConfig, ModelConfig, RouterWeights, presets};
+use olmo_model::{InitConfig, ModelConfig, RouterWeights};
 use olmo_optim::{AdamWConfig, GradNormLimit, GroupRules, Schedule};
-use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::Error;
 use crate::step::{Activations, Precision};
+use read::{apply_override, model_config};
+
+pub use optimizer::OptimizerConfig;
 
 /// Everything a run depends on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -113,38 +118,6 @@ impl Default for RouterLossConfig {
     /// Those that OLMoE was trained with.
     fn default() -> Self {
         Self { lb_loss_weight: 0.01, z_loss_weight: 0.001 }
-    }
-}
-
-/// AdamW and its parameter groups.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct OptimizerConfig {
-    /// Highest learning rate.
-    pub learning_rate: f64,
-    /// Decay of the moving averages of gradients and of their squares.
-    pub betas: [f64; 2],
-    /// Added to the denominator.
-    pub eps: f64,
-    /// Weight decay, decoupled.
-    pub weight_decay: f64,
-    /// Whether weights of norms decay too.
-    pub decay_norm_and_bias: bool,
-    /// Whether the embedding decays too.
-    pub decay_embeddings: bool,
-}
-
-impl Default for OptimizerConfig {
-    fn default() -> Self {
-        let AdamWConfig { betas, eps, weight_decay } = AdamWConfig::default();
-        Self {
-            learning_rate: 3e-4,
-            betas,
-            eps,
-            weight_decay,
-            decay_norm_and_bias: true,
-            decay_embeddings: false,
-        }
     }
 }
 
@@ -314,132 +287,5 @@ impl TrainConfig {
     }
 }
 
-/// Reads an architecture, a preset's fields replaced by those given beside its name.
-fn model_config<'de, D: serde::Deserializer<'de>>(
-    deserializer: D,
-) -> Result<ModelConfig, D::Error> {
-    let mut given = Value::deserialize(deserializer)?;
-    let Some(preset) = given.as_object_mut().and_then(|map| map.remove("preset")) else {
-        return serde_json::from_value(given).map_err(D::Error::custom);
-    };
-    let name = preset.as_str().unwrap_or_default();
-    let preset = presets::by_name(name).ok_or_else(|| {
-        let known: Vec<_> = presets::all().map(|(name, _)| name).collect();
-        D::Error::custom(format!("{preset} is no preset; there are {}", known.join(", ")))
-    })?;
-    let mut whole = serde_json::to_value(preset).map_err(D::Error::custom)?;
-    merge(&mut whole, given);
-    serde_json::from_value(whole).map_err(D::Error::custom)
-}
-
-/// Replaces the values of `into` by those of `from`, map by map.
-fn merge(into: &mut Value, from: Value) {
-    match (into, from) {
-        (Value::Object(into), Value::Object(from)) => {
-            for (key, value) in from {
-                merge(into.entry(key).or_insert(Value::Null), value);
-            }
-        }
-        (into, from) => *into = from,
-    }
-}
-
-/// Sets the value at a dotted path; missing maps on the way are made.
-fn apply_override(value: &mut Value, text: &str) -> Result<(), String> {
-    let (path, new) = text
-        .split_once('=')
-        .ok_or_else(|| format!("{text:?} is no override, expected key.path=value"))?;
-    let new: Value = serde_saphyr::from_str(new)
-        .map_err(|error| format!("the value of {path} is no YAML: {error}"))?;
-    let mut at = value;
-    for key in path.split('.') {
-        at = match at {
-            Value::Object(map) => {
-                map.entry(key).or_insert_with(|| Value::Object(serde_json::Map::new()))
-            }
-            Value::Array(items) => {
-                let n = items.len();
-                key.parse::<usize>()
-                    .ok()
-                    .and_then(|i| items.get_mut(i))
-                    .ok_or_else(|| format!("{path}: {key:?} is no index below {n}"))?
-            }
-            _ => return Err(format!("{path}: there is nothing inside a plain value")),
-        };
-    }
-    *at = new;
-    Ok(())
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const YAML: &str = "
-run_name: test
-save_folder: runs/test
-model: {preset: olmo2_1b, n_layers: 2, attention: {n_heads: 4, n_kv_heads: 2, head_dim: 8}}
-data: {paths: [a.npy, b.npy], sequence_length: 64}
-scheduler: {name: linear_with_warmup, t_warmup: 5, alpha_f: 0.1}
-global_train_batch_size: 8
-device_train_microbatch_size: 4
-max_duration: 20
-save_interval: 10
-";
-
-    fn parse(overrides: &[&str]) -> Result<TrainConfig, Error> {
-        let overrides: Vec<_> = overrides.iter().map(ToString::to_string).collect();
-        TrainConfig::parse(YAML, &overrides, "test.yaml")
-    }
-
-    #[test]
-    fn a_preset_is_changed_by_the_fields_beside_it() {
-        let config = parse(&[]).expect("sound");
-        assert_eq!((config.model.n_layers, config.model.d_model), (2, 2048));
-        assert_eq!((config.model.attention.n_kv_heads, config.model.attention.qk_norm), (2, true));
-        assert_eq!(config.tokens_per_step(), 512);
-    }
-
-    #[test]
-    fn the_resolved_configuration_reads_back_as_itself() {
-        let config = parse(&["max_grad_norm=1.0", "data.seed=7"]).expect("sound");
-        let yaml = config.to_yaml().expect("plain data");
-        assert_eq!(TrainConfig::parse(&yaml, &[], "again").expect("our own"), config);
-    }
-
-    #[test]
-    fn overrides_reach_into_maps_and_lists() {
-        let config = parse(&["data.paths.1=c.npy", "optimizer.betas=[0.8, 0.9]"]).expect("sound");
-        assert_eq!(config.data.paths, [PathBuf::from("a.npy"), PathBuf::from("c.npy")]);
-        assert!(config.optimizer.betas.iter().zip([0.8, 0.9]).all(|(a, b)| (a - b).abs() < 1e-12));
-    }
-
-    #[test]
-    fn routers_have_the_published_losses_unless_others_are_given() {
-        let weights = |overrides: &[&str]| {
-            let weights = parse(overrides).expect("sound").router_weights();
-            [weights.load_balancing, weights.z].map(|weight| weight.to_string())
-        };
-        let moe = "model={preset: olmoe_1b_7b, n_layers: 2}";
-        assert_eq!(weights(&[moe]), ["0.01", "0.001"]);
-        assert_eq!(weights(&[moe, "router_losses.z_loss_weight=0"]), ["0.01", "0"]);
-        assert_eq!(weights(&[]), ["0", "0"]);
-        let error = parse(&["router_losses.z_loss_weight=0"]).expect_err("no routers").to_string();
-        assert!(error.contains("only with a model of experts"), "{error}");
-        let error = parse(&[moe, "router_losses.lb_loss_weight=-1"]).expect_err("below 0");
-        assert!(error.to_string().contains("router_losses.lb_loss_weight is -1"), "{error}");
-    }
-
-    #[test]
-    fn mistakes_are_named() {
-        let message = |overrides: &[&str]| parse(overrides).expect_err("wrong").to_string();
-        assert!(message(&["max_durations=3"]).contains("max_durations"));
-        assert!(message(&["model.preset=olmo_8b"]).contains("olmo_7b"));
-        assert!(message(&["device_train_microbatch_size=3"]).contains("multiple of"));
-        assert!(message(&["data.sequence_length=9999"]).contains("max_sequence_length"));
-        assert!(message(&["max_duration"]).contains("key.path=value"));
-        assert!(message(&["data.paths.5=x"]).contains("below 2"));
-        let both = message(&["save_interval=0", "z_loss=-1"]);
-        assert!(both.contains("save_interval") && both.contains("z_loss"), "{both}");
-    }
-}
+mod tests;

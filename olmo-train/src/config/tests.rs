@@ -1,0 +1,71 @@
+//! Tests of the configuration.
+
+use super::*;
+
+const YAML: &str = "
+run_name: test
+save_folder: runs/test
+model: {preset: olmo2_1b, n_layers: 2, attention: {n_heads: 4, n_kv_heads: 2, head_dim: 8}}
+data: {paths: [a.npy, b.npy], sequence_length: 64}
+scheduler: {name: linear_with_warmup, t_warmup: 5, alpha_f: 0.1}
+global_train_batch_size: 8
+device_train_microbatch_size: 4
+max_duration: 20
+save_interval: 10
+";
+
+fn parse(overrides: &[&str]) -> Result<TrainConfig, Error> {
+    let overrides: Vec<_> = overrides.iter().map(ToString::to_string).collect();
+    TrainConfig::parse(YAML, &overrides, "test.yaml")
+}
+
+#[test]
+fn a_preset_is_changed_by_the_fields_beside_it() {
+    let config = parse(&[]).expect("sound");
+    assert_eq!((config.model.n_layers, config.model.d_model), (2, 2048));
+    assert_eq!((config.model.attention.n_kv_heads, config.model.attention.qk_norm), (2, true));
+    assert_eq!(config.tokens_per_step(), 512);
+}
+
+#[test]
+fn the_resolved_configuration_reads_back_as_itself() {
+    let config = parse(&["max_grad_norm=1.0", "data.seed=7"]).expect("sound");
+    let yaml = config.to_yaml().expect("plain data");
+    assert_eq!(TrainConfig::parse(&yaml, &[], "again").expect("our own"), config);
+}
+
+#[test]
+fn overrides_reach_into_maps_and_lists() {
+    let config = parse(&["data.paths.1=c.npy", "optimizer.betas=[0.8, 0.9]"]).expect("sound");
+    assert_eq!(config.data.paths, [PathBuf::from("a.npy"), PathBuf::from("c.npy")]);
+    assert!(config.optimizer.betas.iter().zip([0.8, 0.9]).all(|(a, b)| (a - b).abs() < 1e-12));
+}
+
+#[test]
+fn routers_have_the_published_losses_unless_others_are_given() {
+    let weights = |overrides: &[&str]| {
+        let weights = parse(overrides).expect("sound").router_weights();
+        [weights.load_balancing, weights.z].map(|weight| weight.to_string())
+    };
+    let moe = "model={preset: olmoe_1b_7b, n_layers: 2}";
+    assert_eq!(weights(&[moe]), ["0.01", "0.001"]);
+    assert_eq!(weights(&[moe, "router_losses.z_loss_weight=0"]), ["0.01", "0"]);
+    assert_eq!(weights(&[]), ["0", "0"]);
+    let error = parse(&["router_losses.z_loss_weight=0"]).expect_err("no routers").to_string();
+    assert!(error.contains("only with a model of experts"), "{error}");
+    let error = parse(&[moe, "router_losses.lb_loss_weight=-1"]).expect_err("below 0");
+    assert!(error.to_string().contains("router_losses.lb_loss_weight is -1"), "{error}");
+}
+
+#[test]
+fn mistakes_are_named() {
+    let message = |overrides: &[&str]| parse(overrides).expect_err("wrong").to_string();
+    assert!(message(&["max_durations=3"]).contains("max_durations"));
+    assert!(message(&["model.preset=olmo_8b"]).contains("olmo_7b"));
+    assert!(message(&["device_train_microbatch_size=3"]).contains("multiple of"));
+    assert!(message(&["data.sequence_length=9999"]).contains("max_sequence_length"));
+    assert!(message(&["max_duration"]).contains("key.path=value"));
+    assert!(message(&["data.paths.5=x"]).contains("below 2"));
+    let both = message(&["save_interval=0", "z_loss=-1"]);
+    assert!(both.contains("save_interval") && both.contains("z_loss"), "{both}");
+}
