@@ -31,6 +31,22 @@ pub enum Error {
         /// What was found and what was expected.
         message: String,
     },
+    /// A file of a checkpoint is not as it was written.
+    #[error("{}: {message}; the file is damaged{advice}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found and what was expected.
+        message: String,
+        /// What to do, beginning with "; ", or nothing.
+        advice: String,
+    },
+    /// Another process trains in the run's folder.
+    #[error("{}: another process is training in this folder; wait until it ends, or choose another save_folder", path.display())]
+    InUse {
+        /// The run's folder.
+        path: PathBuf,
+    },
     /// The run's folder belongs to another run.
     #[error("{}: holds the checkpoint of another run ({message}); choose another save_folder, or remove it", path.display())]
     OtherRun {

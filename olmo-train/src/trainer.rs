@@ -1,6 +1,6 @@
 //! The loop: batches in, steps made, checkpoints and metrics out.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,7 @@ use olmo_optim::{
     global_norm,
 };
 
-use crate::checkpoint::{self, Contents, DataIdentity, STATE_VERSION, TrainState};
+use crate::checkpoint::{self, Contents, DataIdentity, Kept, STATE_VERSION, Saver, TrainState};
 use crate::config::TrainConfig;
 use crate::error::Error;
 use crate::metrics::{MetricsFile, StepMetrics};
@@ -36,6 +36,12 @@ pub trait Observer {
     /// A checkpoint was saved.
     fn on_checkpoint(&mut self, path: &Path) {
         let _ = path;
+    }
+
+    /// A checkpoint could not be saved. The run goes on and saves again when that is next due; two
+    /// failures in a row end it.
+    fn on_save_failed(&mut self, error: &Error) {
+        let _ = error;
     }
 }
 
@@ -61,20 +67,27 @@ pub struct Trainer {
     metrics: MetricsFile,
     global_step: u64,
     total_tokens: u64,
-    last_checkpoint: Option<(u64, PathBuf)>,
+    saver: Saver,
+    last_save_failed: bool,
+    set_aside: Vec<(PathBuf, Error)>,
+    /// Held as long as the run is open, so that no other process writes to its folder.
+    _lock: File,
 }
 
 impl Trainer {
     /// Opens data and model, and goes on from the newest checkpoint in the run's folder if there
-    /// is one.
+    /// is one. Each of its files is checked against what was written.
     ///
     /// # Errors
     ///
-    /// Any [`Error`] but [`Error::NonFinite`]: files that are missing, damaged or of another run.
+    /// Any [`Error`] but [`Error::NonFinite`]: files that are missing, damaged or of another run;
+    /// [`Error::InUse`] where another process trains in the folder.
     pub fn new(config: TrainConfig, device: &Device) -> Result<Self, Error> {
         let checkpoints = config.save_folder.join("checkpoints");
         fs::create_dir_all(&checkpoints)
             .map_err(|source| Error::Io { path: checkpoints.clone(), source })?;
+        let lock = lock(&config.save_folder)?;
+        clean_leftovers(&config.save_folder)?;
         clean_leftovers(&checkpoints)?;
         let dataset = open_dataset(&config)?;
         let data = DataIdentity {
@@ -83,7 +96,8 @@ impl Trainer {
             sequence_length: dataset.seq_len(),
         };
         let mut optimizer: Box<dyn Optimizer> = Box::new(AdamW::new(&config.adamw())?);
-        let newest = checkpoint::list(&checkpoints)?.pop();
+        let checkpoint::Found { newest, set_aside } =
+            checkpoint::find(&checkpoints, config.on_damaged_checkpoint)?;
         let (model, state) = match &newest {
             Some((_, dir)) => {
                 let loaded =
@@ -105,7 +119,10 @@ impl Trainer {
                 global_step,
             )?,
             total_tokens: state.map_or(0, |state| state.global_train_tokens_seen),
-            last_checkpoint: newest,
+            saver: Saver::new(checkpoints, config.save_rules(), config.save_async, newest),
+            last_save_failed: false,
+            set_aside,
+            _lock: lock,
             model: Some(model),
             config,
             optimizer,
@@ -135,34 +152,45 @@ impl Trainer {
 
     /// The newest checkpoint's folder.
     pub fn last_checkpoint(&self) -> Option<&Path> {
-        self.last_checkpoint.as_ref().map(|(_, path)| path.as_path())
+        self.saver.newest().map(|(_, path)| path)
+    }
+
+    /// Damaged checkpoints that were set aside to go on from one before them: where they are now,
+    /// and what is wrong with each.
+    pub fn set_aside(&self) -> &[(PathBuf, Error)] {
+        &self.set_aside
     }
 
     /// Makes steps until the run is done or `stop` is set, saving on the way and at the end.
     ///
     /// # Errors
     ///
-    /// Any [`Error`]; the checkpoints made before it are whole.
+    /// Any [`Error`]; the checkpoints made before it are whole. A save that fails is one where it is
+    /// the last of the run or the second in a row.
     pub fn run(
         &mut self,
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<Outcome, Error> {
         let max_steps = self.config.max_duration;
+        let rules = self.config.save_rules();
         observer.on_start(self.global_step, max_steps);
         while self.global_step < max_steps {
             if stop.load(Ordering::Relaxed) {
-                self.save_unless_saved(observer)?;
+                self.save_at_the_end(observer)?;
                 return Ok(Outcome::Interrupted);
             }
             let metrics = self.step()?;
             self.metrics.append(&metrics)?;
             observer.on_step(&metrics);
-            if self.global_step.is_multiple_of(self.config.save_interval) {
-                self.save_unless_saved(observer)?;
+            if let Some(saved) = self.saver.poll() {
+                self.report_saved(saved, observer)?;
+            }
+            if let Some(kept) = rules.at(self.global_step, max_steps) {
+                self.begin_save(kept, observer)?;
             }
         }
-        self.save_unless_saved(observer)?;
+        self.save_at_the_end(observer)?;
         Ok(Outcome::Finished)
     }
 
@@ -254,11 +282,53 @@ impl Trainer {
         Ok(())
     }
 
-    fn save_unless_saved(&mut self, observer: &mut dyn Observer) -> Result<(), Error> {
-        if self.last_checkpoint.as_ref().is_some_and(|(step, _)| *step == self.global_step) {
+    /// Saves the step unless it is saved, once the save before is done.
+    fn begin_save(&mut self, kept: Kept, observer: &mut dyn Observer) -> Result<(), Error> {
+        if let Some(saved) = self.saver.wait() {
+            self.report_saved(saved, observer)?;
+        }
+        if self.saver.has(self.global_step) {
             return Ok(());
         }
-        let checkpoints = self.config.save_folder.join("checkpoints");
+        self.saver.begin(self.contents(kept))?;
+        match self.saver.poll() {
+            Some(saved) => self.report_saved(saved, observer),
+            None => Ok(()),
+        }
+    }
+
+    /// Where the run ends or stops there is no next save that could make up for this one.
+    fn save_at_the_end(&mut self, observer: &mut dyn Observer) -> Result<(), Error> {
+        let rules = self.config.save_rules();
+        let kept = rules.at(self.global_step, self.config.max_duration).unwrap_or(Kept::Ephemeral);
+        if let Some(saved) = self.saver.wait() {
+            self.report_saved(saved, observer)?;
+        }
+        if !self.saver.has(self.global_step) {
+            self.saver.begin(self.contents(kept))?;
+            if let Some(saved) = self.saver.wait() {
+                observer.on_checkpoint(&saved?);
+            }
+        }
+        Ok(())
+    }
+
+    fn report_saved(
+        &mut self,
+        saved: Result<PathBuf, Error>,
+        observer: &mut dyn Observer,
+    ) -> Result<(), Error> {
+        let failed_before = std::mem::replace(&mut self.last_save_failed, saved.is_err());
+        match saved {
+            Ok(path) => observer.on_checkpoint(&path),
+            Err(error) if failed_before => return Err(error),
+            Err(error) => observer.on_save_failed(&error),
+        }
+        Ok(())
+    }
+
+    /// The run as it is now, by handles.
+    fn contents(&self, kept: Kept) -> Contents {
         let state = TrainState {
             version: STATE_VERSION,
             global_step: self.global_step,
@@ -272,20 +342,25 @@ impl Trainer {
             eos_token_id: self.config.eos_token_id.into_iter().collect(),
             pad_token_id: self.config.pad_token_id,
         };
-        let contents = Contents {
-            model: self.model(),
-            optimizer: self.optimizer.as_ref(),
-            state: &state,
-            special: &special,
-            tokenizer: self.config.tokenizer.as_deref(),
-        };
-        let path = checkpoint::save(&checkpoints, &contents)?;
-        observer.on_checkpoint(&path);
-        self.last_checkpoint = Some((self.global_step, path));
-        match self.config.save_num_checkpoints_to_keep {
-            Some(keep) => checkpoint::prune(&checkpoints, keep),
-            None => Ok(()),
+        Contents {
+            model: self.model().clone(),
+            optimizer: self.optimizer.named_tensors(),
+            state,
+            special,
+            tokenizer: self.config.tokenizer.clone(),
+            kept,
         }
+    }
+}
+
+/// Takes a run's folder for this process, until the file is closed, however the process ends.
+fn lock(folder: &Path) -> Result<File, Error> {
+    let path = folder.join("run.lock");
+    let file = File::create(&path).map_err(|source| Error::Io { path, source })?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Err(Error::InUse { path: folder.to_owned() }),
+        // A file system without locks is no reason not to train.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
     }
 }
 

@@ -1,6 +1,7 @@
 //! All cross-crate checks, in one binary so that it is linked once.
 
 mod chain;
+mod checkpoints;
 mod curve;
 mod faults;
 mod hub;

@@ -22,11 +22,11 @@ impl Observer for StopAfter<'_> {
     }
 }
 
-struct Quiet;
+pub(crate) struct Quiet;
 impl Observer for Quiet {}
 
 /// A run of 9 steps over 50 instances in batches of 8, so that it crosses into the second epoch.
-fn config(folder: &Path, name: &str) -> TrainConfig {
+pub(crate) fn config(folder: &Path, name: &str) -> TrainConfig {
     let data = folder.join("tokens.npy");
     let tokens: Vec<u8> =
         (0..50 * 16_u32).flat_map(|i| ((i * i * 7 + i * 3) as u16 % 61).to_le_bytes()).collect();
@@ -53,7 +53,7 @@ save_interval: 2
     TrainConfig::parse(&yaml, &[], "test").expect("a sound config")
 }
 
-fn run(config: &TrainConfig, stop_after: Option<u64>) -> (Outcome, Trainer) {
+pub(crate) fn run(config: &TrainConfig, stop_after: Option<u64>) -> (Outcome, Trainer) {
     let mut trainer = Trainer::new(config.clone(), &Device::flex()).expect("starts");
     let stop = AtomicBool::new(false);
     let outcome = match stop_after {
@@ -70,7 +70,7 @@ fn metrics(config: &TrainConfig) -> Vec<StepMetrics> {
     text.lines().map(parse).map(|m| StepMetrics { tokens_per_second: 0.0, ..m }).collect()
 }
 
-fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+pub(crate) fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut all = Vec::new();
     for entry in fs::read_dir(folder).expect("there") {
         let path = entry.expect("listed").path();

@@ -1,11 +1,16 @@
 //! Checkpoints of a run: where they are, and what is in one.
 //!
 //! `checkpoints/stepN-tokensM/` is a Hugging Face model folder in f32, which any tool reads, with
-//! `train/` beside the weights: `state.json` and `optimizer.safetensors`. A folder gets its name
-//! only when all of it is on the disk, so one that is there is whole.
+//! `train/` beside the weights: `state.json`, `optimizer.safetensors`, and `manifest.json` with the
+//! SHA-256 of every file. A folder gets its name only when all of it is on the disk, and loses it
+//! before its files, so one that is there is whole, unless a disk has damaged it since.
 
+mod find;
 mod load;
+mod manifest;
+mod rules;
 mod save;
+mod saver;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,8 +21,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 
+pub use find::{Found, check, find};
 pub use load::{Loaded, load};
-pub use save::{Contents, prune, save};
+pub use manifest::{FileRecord, Manifest};
+pub use rules::{Kept, OnDamage, SaveRules};
+pub use save::{Contents, save};
+pub use saver::Saver;
 
 /// The trainer's state beside weights and optimizer state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

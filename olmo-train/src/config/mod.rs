@@ -15,6 +15,7 @@ use olmo_optim::{AdamWConfig, GradNormLimit, GroupRules, Schedule};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::checkpoint::{OnDamage, SaveRules};
 use crate::error::Error;
 use crate::step::{Activations, Precision};
 use read::{apply_override, model_config};
@@ -78,11 +79,21 @@ pub struct TrainConfig {
     /// What is kept for the backward pass.
     #[serde(default)]
     pub activations: Activations,
-    /// Steps between checkpoints; one is also made at the end and on interruption.
+    /// Steps between checkpoints that stay; one is also made at the end.
     pub save_interval: u64,
-    /// Checkpoints to keep, the newest; all of them where not given.
+    /// Steps between checkpoints that only stay until the next one; one made on interruption is of
+    /// that kind too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub save_interval_ephemeral: Option<u64>,
+    /// Checkpoints to keep, the newest, ephemeral ones not counted; all of them where not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub save_num_checkpoints_to_keep: Option<usize>,
+    /// Whether training goes on while a checkpoint is written.
+    #[serde(default = "default_true")]
+    pub save_async: bool,
+    /// What is done where the newest checkpoint is damaged.
+    #[serde(default)]
+    pub on_damaged_checkpoint: OnDamage,
 }
 
 /// Token files and how they are cut into instances.
@@ -123,6 +134,10 @@ impl Default for RouterLossConfig {
 
 fn default_seed() -> u64 {
     6198
+}
+
+fn default_true() -> bool {
+    true
 }
 
 fn default_prefetch() -> usize {
@@ -207,6 +222,14 @@ impl TrainConfig {
         }
     }
 
+    pub(crate) fn save_rules(&self) -> SaveRules {
+        SaveRules {
+            interval: self.save_interval,
+            ephemeral_interval: self.save_interval_ephemeral,
+            keep: self.save_num_checkpoints_to_keep,
+        }
+    }
+
     pub(crate) fn adamw(&self) -> AdamWConfig {
         let OptimizerConfig { betas, eps, weight_decay, .. } = self.optimizer;
         AdamWConfig { betas, eps, weight_decay }
@@ -247,6 +270,11 @@ impl TrainConfig {
         check(
             self.save_num_checkpoints_to_keep != Some(0),
             "save_num_checkpoints_to_keep is 0, expected at least 1".to_owned(),
+        );
+        check(
+            self.save_interval_ephemeral != Some(0),
+            "save_interval_ephemeral is 0, expected at least 1 step, or nothing for none"
+                .to_owned(),
         );
         let seq = self.data.sequence_length;
         check(seq >= 2, format!("data.sequence_length is {seq}, expected at least 2"));

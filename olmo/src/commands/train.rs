@@ -17,7 +17,7 @@ use crate::{output, progress};
   olmo train configs/small.yaml
   olmo train configs/small.yaml max_duration=200 optimizer.learning_rate=1e-3
 
-Ctrl-C finishes the step and saves; the same command goes on from there.")]
+Ctrl-C or SIGTERM finishes the step and saves; the same command goes on from there.")]
 pub(crate) struct Train {
     /// YAML configuration
     #[arg(value_name = "CONFIG.yaml")]
@@ -34,6 +34,9 @@ impl Train {
     pub(crate) fn run(&self, device: DeviceName) -> Result<()> {
         let config = TrainConfig::read(&self.config, &self.overrides)?;
         let mut trainer = Trainer::new(config, &device.open()?)?;
+        for (path, error) in trainer.set_aside() {
+            output::complain(&format!("went back to before {}: {error}", path.display()));
+        }
         run(&mut trainer, &Interrupt::listen()?, self.json)?;
         if self.json {
             return Ok(());
@@ -115,5 +118,11 @@ impl Observer for Shown {
         if !self.bar.is_hidden() {
             self.bar.println(format!("saved {}", path.display()));
         }
+    }
+
+    fn on_save_failed(&mut self, error: &olmo_train::Error) {
+        self.bar.suspend(|| {
+            output::complain(&format!("warning: not saved, which is tried again: {error}"));
+        });
     }
 }

@@ -17,6 +17,7 @@ mod chat;
 mod errors;
 mod generate;
 mod inspect;
+mod kills;
 mod quickstart;
 mod text;
 
