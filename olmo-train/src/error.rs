@@ -57,7 +57,7 @@ pub enum Error {
     },
     /// A loss or a gradient is not a number.
     #[error(
-        "{what} is {value} at step {step}, so the weights were left as they were; lower the learning rate, or go on from an earlier checkpoint with other data"
+        "{what} is {value} at step {step}, so the weights were left as they were; lower the learning rate, pass over the batch with faults.on_nan=skip, or go on from an earlier checkpoint{report}"
     )]
     NonFinite {
         /// The quantity.
@@ -66,6 +66,28 @@ pub enum Error {
         value: f64,
         /// The step, from 1.
         step: u64,
+        /// The batch and the bundle, in lines of their own.
+        report: String,
+    },
+    /// A loss or a gradient norm is far above those before, and the rule is to stop.
+    #[error(
+        "{message} at step {step}, so the weights were left as they were; pass over such batches with faults.spike.action=skip{report}"
+    )]
+    Spike {
+        /// What was found.
+        message: String,
+        /// The step, from 1.
+        step: u64,
+        /// The batch and the bundle, in lines of their own.
+        report: String,
+    },
+    /// The model could not be measured.
+    #[error("at step {step}: {source}")]
+    Evaluation {
+        /// The step, from 1.
+        step: u64,
+        /// What went wrong.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The model cannot be built.
     #[error(transparent)]

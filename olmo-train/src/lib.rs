@@ -5,7 +5,8 @@
 //!   interrupts it, the last checkpoint is whole.
 //! - [`step`] is one micro-batch's forward and backward pass, as a chain of segments.
 //! - [`checkpoint`] is a Hugging Face model folder with the trainer's state beside the weights.
-//! - [`metrics`] are OLMo's, one JSON object a step.
+//! - [`metrics`] are OLMo's, one JSON object a step; [`energy`] is part of them.
+//! - [`faults`] are steps that must not be made: what is done about them, and made again.
 //!
 //! # Example
 //!
@@ -29,12 +30,18 @@
 
 pub mod checkpoint;
 pub mod config;
+pub mod energy;
 pub mod error;
+pub mod evaluation;
+pub mod faults;
 pub mod metrics;
+pub mod observer;
+pub mod publish;
 pub mod step;
 pub mod trainer;
 
 pub use config::TrainConfig;
 pub use error::Error;
-pub use metrics::StepMetrics;
-pub use trainer::{Observer, Outcome, Trainer};
+pub use metrics::{Speed, StepMetrics};
+pub use observer::{Evaluation, Observer, Outcome};
+pub use trainer::Trainer;

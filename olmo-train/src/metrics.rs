@@ -1,12 +1,20 @@
 //! What is measured at each step, under the names of OLMo's trainer, as one JSON object a line.
 
+mod speed;
+pub mod tensorboard;
+
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use olmo_hub::write_atomic;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
+pub(crate) use self::speed::Speedometer;
+pub use self::speed::{Speed, measure_peak_flops};
+use self::tensorboard::TensorBoard;
 use crate::error::Error;
 
 /// The measurements of one step. Losses are in nats per labelled token.
@@ -15,10 +23,10 @@ pub struct StepMetrics {
     /// The step, from 1.
     pub step: u64,
     /// Mean cross-entropy.
-    #[serde(rename = "train/CrossEntropyLoss")]
+    #[serde(rename = "train/CrossEntropyLoss", deserialize_with = "nan_for_null")]
     pub cross_entropy: f64,
     /// `exp` of the mean cross-entropy.
-    #[serde(rename = "train/Perplexity")]
+    #[serde(rename = "train/Perplexity", deserialize_with = "nan_for_null")]
     pub perplexity: f64,
     /// The z-loss as it enters the objective; absent without one.
     #[serde(rename = "train/ZLoss", skip_serializing_if = "Option::is_none", default)]
@@ -38,11 +46,15 @@ pub struct StepMetrics {
     #[serde(rename = "train/load imbalance", skip_serializing_if = "Option::is_none", default)]
     pub load_imbalance: Option<f64>,
     /// Norm of all gradients together, before they are clipped.
-    #[serde(rename = "optim/total_grad_norm")]
+    #[serde(rename = "optim/total_grad_norm", deserialize_with = "nan_for_null")]
     pub total_grad_norm: f64,
     /// What the gradients were multiplied by to clip them; 1 where they were not.
-    #[serde(rename = "optim/clip_coefficient")]
+    #[serde(rename = "optim/clip_coefficient", deserialize_with = "nan_for_null")]
     pub clip_coefficient: f64,
+    /// 1 where the step was skipped, as its loss or gradients were no number or a spike; absent where
+    /// it was made. Under OLMo-core's name.
+    #[serde(rename = "optim/step skipped", skip_serializing_if = "Option::is_none", default)]
+    pub step_skipped: Option<f64>,
     /// Learning rate of the first parameter group.
     #[serde(rename = "optim/learning_rate_group0")]
     pub learning_rate: f64,
@@ -55,6 +67,14 @@ pub struct StepMetrics {
     /// Tokens per second of this step.
     #[serde(rename = "throughput/device/tokens_per_second")]
     pub tokens_per_second: f64,
+    /// Speed, work, memory and energy.
+    #[serde(flatten)]
+    pub speed: Speed,
+}
+
+/// What is no number has no form in JSON and stands there as null.
+fn nan_for_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 /// `metrics.jsonl` of a run.
@@ -62,6 +82,8 @@ pub struct StepMetrics {
 pub struct MetricsFile {
     file: File,
     path: PathBuf,
+    kwh: f64,
+    board: Option<TensorBoard>,
 }
 
 impl MetricsFile {
@@ -74,6 +96,7 @@ impl MetricsFile {
     pub fn open_after(path: &Path, last_step: u64) -> Result<Self, Error> {
         let io = |source| Error::Io { path: path.to_owned(), source };
         let old = if path.exists() { fs::read_to_string(path).map_err(io)? } else { String::new() };
+        let kwh = old.lines().filter_map(kwh_of).fold(0.0, f64::max);
         // A line cut short by a crash does not parse, and goes with the steps beyond.
         let kept: String = old
             .split_inclusive('\n')
@@ -83,19 +106,56 @@ impl MetricsFile {
             write_atomic(path, |file| file.put(kept.as_bytes()))?;
         }
         let file = OpenOptions::new().create(true).append(true).open(path).map_err(io)?;
-        Ok(Self { file, path: path.to_owned() })
+        Ok(Self { file, path: path.to_owned(), kwh, board: None })
     }
 
-    /// Appends one step.
+    /// Writes what is appended to TensorBoard's files in a folder too.
     ///
     /// # Errors
     ///
     /// [`Error::Io`].
-    pub fn append(&mut self, metrics: &StepMetrics) -> Result<(), Error> {
+    pub fn with_tensorboard(mut self, folder: &Path, last_step: u64) -> Result<Self, Error> {
+        let board = TensorBoard::create(folder, last_step)
+            .map_err(|source| Error::Io { path: folder.to_owned(), source })?;
+        self.board = Some(board);
+        Ok(self)
+    }
+
+    /// Energy of all steps that were made before, those that were lost included.
+    pub(crate) fn kwh(&self) -> f64 {
+        self.kwh
+    }
+
+    /// Appends one step, with what else was measured at it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub fn append(
+        &mut self,
+        metrics: &StepMetrics,
+        scores: &BTreeMap<String, f64>,
+    ) -> Result<(), Error> {
+        #[derive(Serialize)]
+        struct Line<'a> {
+            #[serde(flatten)]
+            metrics: &'a StepMetrics,
+            #[serde(flatten)]
+            scores: &'a BTreeMap<String, f64>,
+        }
         let io = |source| Error::Io { path: self.path.clone(), source };
-        let mut line = serde_json::to_string(metrics).map_err(|error| io(error.into()))?;
-        line.push('\n');
-        self.file.write_all(line.as_bytes()).map_err(io)
+        let line = Line { metrics, scores };
+        let mut text = serde_json::to_string(&line).map_err(|error| io(error.into()))?;
+        text.push('\n');
+        self.file.write_all(text.as_bytes()).map_err(io)?;
+        let Some(board) = &mut self.board else { return Ok(()) };
+        let fields: BTreeMap<String, Value> =
+            serde_json::from_str(&text).map_err(|error| io(error.into()))?;
+        let scalars = fields
+            .iter()
+            .filter(|(name, _)| name.contains('/'))
+            .map(|(name, value)| (name.as_str(), value.as_f64().unwrap_or(f64::NAN)));
+        board.append(metrics.step, scalars).map_err(io)
     }
 }
 
@@ -105,6 +165,16 @@ fn step_of(line: &str) -> Option<u64> {
         step: u64,
     }
     line.ends_with('\n').then(|| serde_json::from_str::<Step>(line).ok().map(|s| s.step)).flatten()
+}
+
+/// The energy that a whole line gives.
+fn kwh_of(line: &str) -> Option<f64> {
+    #[derive(Deserialize)]
+    struct Energy {
+        #[serde(rename = "energy/total_kWh")]
+        kwh: f64,
+    }
+    serde_json::from_str::<Energy>(line).ok().map(|energy| energy.kwh)
 }
 
 #[cfg(test)]
@@ -122,11 +192,27 @@ mod tests {
             load_imbalance: None,
             total_grad_norm: 2.0,
             clip_coefficient: 0.5,
+            step_skipped: None,
             learning_rate: 1e-3,
             epoch: 0,
             total_tokens: 64 * step,
             tokens_per_second: 10.0,
+            speed: Speed { total_kwh: Some(0.5 * step as f64), ..Speed::default() },
         }
+    }
+
+    #[test]
+    fn what_is_no_number_reads_back_as_such() {
+        let skipped = StepMetrics {
+            cross_entropy: f64::NAN,
+            perplexity: f64::INFINITY,
+            step_skipped: Some(1.0),
+            ..metrics(3)
+        };
+        let line = serde_json::to_string(&skipped).expect("plain data");
+        let read: StepMetrics = serde_json::from_str(&line).expect("our own line");
+        assert!(read.cross_entropy.is_nan() && read.perplexity.is_nan(), "{line}");
+        assert_eq!((read.step, read.step_skipped), (3, Some(1.0)));
     }
 
     #[test]
@@ -134,17 +220,21 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("metrics.jsonl");
         let mut file = MetricsFile::open_after(&path, 0).expect("new");
-        (1..=5).for_each(|step| file.append(&metrics(step)).expect("writable"));
+        let none = BTreeMap::new();
+        (1..=5).for_each(|step| file.append(&metrics(step), &none).expect("writable"));
         fs::write(&path, fs::read_to_string(&path).expect("there") + "{\"step\":6,\"tr")
             .expect("w");
 
         let mut file = MetricsFile::open_after(&path, 3).expect("there");
-        file.append(&metrics(4)).expect("writable");
+        assert!((file.kwh() - 2.5).abs() < 1e-12, "energy of steps that are made again counts");
+        let scores = BTreeMap::from([("eval/held-out/CrossEntropyLoss".to_owned(), 2.5)]);
+        file.append(&metrics(4), &scores).expect("writable");
         let text = fs::read_to_string(&path).expect("there");
         let steps: Vec<_> = text.split_inclusive('\n').map(step_of).collect();
         assert_eq!(steps, [Some(1), Some(2), Some(3), Some(4)]);
         let last = text.lines().last().expect("four lines");
         assert_eq!(serde_json::from_str::<StepMetrics>(last).expect("ours"), metrics(4));
         assert!(last.contains("\"train/CrossEntropyLoss\":1.5"));
+        assert!(last.contains("\"eval/held-out/CrossEntropyLoss\":2.5"));
     }
 }

@@ -1,5 +1,6 @@
 //! The loop: batches in, steps made, checkpoints and metrics out.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,52 +8,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use burn::tensor::Device;
-use olmo_data::{Batch, DataLoader, LoaderState, TokenDataset};
+use olmo_data::{DataLoader, LoaderState, TokenDataset};
 use olmo_hub::{Dtype, ModelFolder, Special, clean_leftovers, write_atomic};
-use olmo_model::{Labels, LossValues, Role, Transformer};
+use olmo_model::{Role, Transformer};
 use olmo_optim::{
-    AdamW, GradNorm, Optimizer, ParamGroups, ParamKind, UpdateOptions, clip_coefficient,
-    global_norm,
+    AdamW, Optimizer, ParamGroups, ParamKind, UpdateOptions, clip_coefficient, global_norm,
 };
 
 use crate::checkpoint::{self, Contents, DataIdentity, Kept, STATE_VERSION, Saver, TrainState};
 use crate::config::TrainConfig;
 use crate::error::Error;
-use crate::metrics::{MetricsFile, StepMetrics};
-use crate::step::{Gradients, StepOptions, micro_batch};
-
-/// What is told of a run while it runs. Everything is optional.
-pub trait Observer {
-    /// The run begins or goes on; `step` steps of `max_steps` are made.
-    fn on_start(&mut self, step: u64, max_steps: u64) {
-        let _ = (step, max_steps);
-    }
-
-    /// A step was made.
-    fn on_step(&mut self, metrics: &StepMetrics) {
-        let _ = metrics;
-    }
-
-    /// A checkpoint was saved.
-    fn on_checkpoint(&mut self, path: &Path) {
-        let _ = path;
-    }
-
-    /// A checkpoint could not be saved. The run goes on and saves again when that is next due; two
-    /// failures in a row end it.
-    fn on_save_failed(&mut self, error: &Error) {
-        let _ = error;
-    }
-}
-
-/// How a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// All steps are made.
-    Finished,
-    /// It was asked to stop; the state is saved, and the same call goes on.
-    Interrupted,
-}
+use crate::faults::Faults;
+use crate::metrics::{MetricsFile, Speedometer, StepMetrics};
+use crate::observer::{Observer, Outcome};
+use crate::step::{Gradients, batch_gradients};
 
 /// A run: model, optimizer, data, and where they stand.
 #[derive(Debug)]
@@ -65,6 +34,8 @@ pub struct Trainer {
     loader: DataLoader,
     data: DataIdentity,
     metrics: MetricsFile,
+    speedometer: Speedometer,
+    faults: Faults,
     global_step: u64,
     total_tokens: u64,
     saver: Saver,
@@ -111,13 +82,27 @@ impl Trainer {
         write_atomic(&config.save_folder.join("config.yaml"), |file| {
             Ok::<_, Error>(file.put(config.to_yaml()?.as_bytes())?)
         })?;
+        let mut metrics =
+            MetricsFile::open_after(&config.save_folder.join("metrics.jsonl"), global_step)?;
+        if config.tensorboard {
+            let folder = config.save_folder.join("tensorboard");
+            metrics = metrics.with_tensorboard(&folder, global_step)?;
+        }
+        let speedometer = Speedometer::new(
+            &config.model,
+            config.data.sequence_length,
+            config.device_peak_flops,
+            config.energy,
+            device,
+            metrics.kwh(),
+        );
+        let spikes = state.as_ref().and_then(|state| state.spikes.clone());
         Ok(Self {
             groups: groups(&config)?,
             loader: DataLoader::new(Arc::new(dataset), config.loader(), loader_state)?,
-            metrics: MetricsFile::open_after(
-                &config.save_folder.join("metrics.jsonl"),
-                global_step,
-            )?,
+            metrics,
+            speedometer,
+            faults: Faults::new(config.faults, spikes)?,
             total_tokens: state.map_or(0, |state| state.global_train_tokens_seen),
             saver: Saver::new(checkpoints, config.save_rules(), config.save_async, newest),
             last_save_failed: false,
@@ -134,6 +119,11 @@ impl Trainer {
     /// The configuration of the run.
     pub fn config(&self) -> &TrainConfig {
         &self.config
+    }
+
+    /// Sets the device's FLOPs per second at most, which MFU is measured by.
+    pub fn set_peak_flops(&mut self, peak_flops: f64) {
+        self.speedometer.peak_flops = Some(peak_flops);
     }
 
     /// Steps made.
@@ -181,8 +171,15 @@ impl Trainer {
                 return Ok(Outcome::Interrupted);
             }
             let metrics = self.step()?;
-            self.metrics.append(&metrics)?;
+            if let Some(notice) = self.faults.take_notice() {
+                observer.on_skip(&notice);
+            }
+            let scores = self.evaluate(observer)?;
+            self.metrics.append(&metrics, &scores)?;
             observer.on_step(&metrics);
+            if !scores.is_empty() {
+                observer.on_scores(self.global_step, &scores);
+            }
             if let Some(saved) = self.saver.poll() {
                 self.report_saved(saved, observer)?;
             }
@@ -194,38 +191,48 @@ impl Trainer {
         Ok(Outcome::Finished)
     }
 
+    fn evaluate(&self, observer: &mut dyn Observer) -> Result<BTreeMap<String, f64>, Error> {
+        let step = self.global_step;
+        let Some(interval) = self.config.eval_interval else { return Ok(BTreeMap::new()) };
+        if !step.is_multiple_of(interval) && step != self.config.max_duration {
+            return Ok(BTreeMap::new());
+        }
+        observer.evaluate(step, self.model()).map_err(|source| Error::Evaluation { step, source })
+    }
+
     /// One step: gradients of the whole batch, clipping, update.
     ///
     /// # Errors
     ///
-    /// [`Error::NonFinite`], before the weights are touched; [`Error::Data`]; [`Error::Optim`].
+    /// [`Error::NonFinite`] and [`Error::Spike`], before the weights are touched, where the rule is
+    /// not to skip such a step; [`Error::Data`]; [`Error::Optim`].
     pub fn step(&mut self) -> Result<StepMetrics, Error> {
         let start = Instant::now();
         let epoch = self.loader.state().epoch;
         let batch = self.loader.next_batch()?;
         let step = self.global_step + 1;
-        let (losses, n_labels, mut gradients) = self.gradients(&batch);
-        let finite = |what, value: f64| {
-            if value.is_finite() { Ok(value) } else { Err(Error::NonFinite { what, value, step }) }
-        };
-        let cross_entropy = finite("the loss", losses.cross_entropy / n_labels)?;
-        let total_grad_norm = match global_norm(gradients.iter().map(|(_, sum)| sum))? {
-            GradNorm::Finite(norm) => norm,
-            GradNorm::NonFinite(norm) => finite("the norm of the gradients", norm)?,
-        };
+        let (losses, n_labels, mut gradients) = batch_gradients(&self.config, self.model(), &batch);
+        let cross_entropy = losses.cross_entropy / n_labels;
+        let total_grad_norm = global_norm(gradients.iter().map(|(_, sum)| sum))?.value();
+        let fault = self.faults.judge(cross_entropy, total_grad_norm);
+        if let (Some(fault), Some(model)) = (fault, &self.model) {
+            self.faults.handle(fault, step, &self.config, model, &batch)?;
+        }
         let clip_coefficient = match self.config.grad_norm_limit() {
             Some(limit) => clip_coefficient(total_grad_norm, limit.at(step)),
             None => 1.0,
         };
         let peak = self.config.optimizer.learning_rate;
         let lr = self.config.scheduler.at(peak, step, self.config.max_duration);
-        self.update(&mut gradients, lr, clip_coefficient)?;
-
+        if fault.is_none() {
+            self.update(&mut gradients, lr, clip_coefficient)?;
+        }
         self.global_step = step;
         self.total_tokens += batch.tokens.len() as u64;
         let z_loss = self.config.z_loss;
         let routers = self.config.router_weights().per_layer(self.config.model.n_layers);
         let of_routers = |weight: f64, sum: f64| (weight > 0.0).then(|| weight * sum / n_labels);
+        let elapsed = start.elapsed();
         Ok(StepMetrics {
             step,
             cross_entropy,
@@ -236,36 +243,13 @@ impl Trainer {
             load_imbalance: losses.load_imbalance(),
             total_grad_norm,
             clip_coefficient,
+            step_skipped: fault.map(|_| 1.0),
             learning_rate: lr,
             epoch,
             total_tokens: self.total_tokens,
-            tokens_per_second: batch.tokens.len() as f64 / start.elapsed().as_secs_f64(),
+            tokens_per_second: batch.tokens.len() as f64 / elapsed.as_secs_f64(),
+            speed: self.speedometer.read(elapsed, batch.tokens.len() as u64, self.total_tokens),
         })
-    }
-
-    /// Summed losses of a batch, its labelled tokens, and the gradients of its mean objective.
-    fn gradients(&self, batch: &Batch) -> (LossValues, f64, Gradients) {
-        let seq = batch.seq_len;
-        let micro_tokens = self.config.device_train_microbatch_size * seq;
-        let micro_batches: Vec<_> = batch
-            .tokens
-            .chunks(micro_tokens)
-            .map(|tokens| (tokens, Labels::next_token(tokens, seq)))
-            .collect();
-        let n_labels = micro_batches.iter().map(|(_, labels)| labels.count()).sum::<usize>() as f64;
-        let options = StepOptions {
-            precision: self.config.precision,
-            activations: self.config.activations,
-            z_loss: self.config.z_loss,
-            routers: self.config.router_weights(),
-            loss_scale: 1.0 / n_labels,
-        };
-        let mut gradients = Gradients::new();
-        let mut total = LossValues::default();
-        for (tokens, labels) in &micro_batches {
-            total += micro_batch(self.model(), tokens, seq, labels, &options, &mut gradients);
-        }
-        (total, n_labels, gradients)
     }
 
     fn update(&mut self, gradients: &mut Gradients, lr: f64, grad_scale: f64) -> Result<(), Error> {
@@ -336,6 +320,7 @@ impl Trainer {
             loader: self.loader.state(),
             data: self.data.clone(),
             optimizer_steps: self.optimizer.steps().into_iter().collect(),
+            spikes: self.faults.spikes(),
         };
         let special = Special {
             bos_token_id: None,

@@ -4,7 +4,8 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, chat, convert, data, devices, eval, generate, logits, model, quickstart, train, verify,
+    bench, chat, convert, data, devices, eval, generate, logits, model, quickstart, replay, report,
+    train, verify,
 };
 #[cfg(feature = "net")]
 use crate::commands::{pull, push, revisions};
@@ -44,6 +45,8 @@ enum Command {
     Chat(chat::Chat),
     Logits(logits::Logits),
     Train(train::Train),
+    Replay(replay::Replay),
+    Report(report::Report),
     #[command(subcommand)]
     Eval(eval::Eval),
     #[command(subcommand)]
@@ -72,6 +75,8 @@ impl Cli {
             Command::Chat(command) => command.run(device),
             Command::Logits(command) => command.run(device),
             Command::Train(command) => command.run(device),
+            Command::Replay(command) => command.run(device),
+            Command::Report(command) => command.run(device),
             Command::Eval(command) => command.run(device),
             Command::Data(command) => command.run(),
             Command::Bench(command) => command.run(device),
@@ -103,7 +108,7 @@ mod tests {
             left.extend(verbs);
         }
         let n_of_net = if cfg!(feature = "net") { 3 } else { 0 };
-        assert_eq!(n_verbs, 18 + n_of_net);
+        assert_eq!(n_verbs, 20 + n_of_net);
     }
 }
 

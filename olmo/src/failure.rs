@@ -56,12 +56,16 @@ fn is_runtime(error: &(dyn StdError + 'static)) -> bool {
     }
     if let Some(error) = error.downcast_ref::<olmo_train::Error>() {
         return match error {
-            olmo_train::Error::NonFinite { .. } | olmo_train::Error::InUse { .. } => true,
+            olmo_train::Error::NonFinite { .. }
+            | olmo_train::Error::Spike { .. }
+            | olmo_train::Error::InUse { .. } => true,
             olmo_train::Error::Data(error) => is_runtime_data(error),
             _ => false,
         };
     }
-    error.is::<ctrlc::Error>() || error.is::<crate::commands::train::Stopped>()
+    error.is::<ctrlc::Error>()
+        || error.is::<crate::commands::train::OutOfMemory>()
+        || error.is::<crate::commands::train::Stopped>()
 }
 
 fn is_runtime_data(error: &olmo_data::Error) -> bool {

@@ -3,6 +3,7 @@
 mod chain;
 mod checkpoints;
 mod curve;
+mod fault_rules;
 mod faults;
 mod hub;
 mod parity;

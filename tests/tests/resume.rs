@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::tensor::Device;
 use olmo_tests::weights;
-use olmo_train::{Error, Observer, Outcome, StepMetrics, TrainConfig, Trainer, checkpoint};
+use olmo_train::{Error, Observer, Outcome, Speed, StepMetrics, TrainConfig, Trainer, checkpoint};
 
 /// Sets `stop` after a step, as Ctrl-C does.
 struct StopAfter<'a> {
@@ -67,7 +67,10 @@ pub(crate) fn run(config: &TrainConfig, stop_after: Option<u64>) -> (Outcome, Tr
 fn metrics(config: &TrainConfig) -> Vec<StepMetrics> {
     let text = fs::read_to_string(config.save_folder.join("metrics.jsonl")).expect("written");
     let parse = |line| serde_json::from_str::<StepMetrics>(line).expect("our own line");
-    text.lines().map(parse).map(|m| StepMetrics { tokens_per_second: 0.0, ..m }).collect()
+    text.lines()
+        .map(parse)
+        .map(|m| StepMetrics { tokens_per_second: 0.0, speed: Speed::default(), ..m })
+        .collect()
 }
 
 pub(crate) fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {

@@ -3,6 +3,7 @@
 //! It is written last, so that it speaks of everything else in the folder, and read first: a file
 //! that is missing, cut short or changed by a bit is named before anything of it is believed.
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -112,7 +113,11 @@ impl FileRecord {
         let bytes = io::copy(&mut File::open(path).map_err(io)?, &mut hash).map_err(io)?;
         let names = path.strip_prefix(dir).unwrap_or(path).components();
         let names: Vec<_> = names.map(|name| name.as_os_str().to_string_lossy()).collect();
-        let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut sha256 = String::new();
+        for byte in hash.finalize() {
+            // Writing to a string does not fail.
+            let _ = write!(sha256, "{byte:02x}");
+        }
         Ok(Self { path: names.join("/"), bytes, sha256 })
     }
 }

@@ -17,6 +17,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use olmo_data::LoaderState;
+use olmo_optim::SkipStep;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -29,7 +30,7 @@ pub use save::{Contents, save};
 pub use saver::Saver;
 
 /// The trainer's state beside weights and optimizer state.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainState {
     /// Layout of this file.
@@ -44,6 +45,9 @@ pub struct TrainState {
     pub data: DataIdentity,
     /// Updates of each parameter so far.
     pub optimizer_steps: BTreeMap<String, u64>,
+    /// What spikes are measured by; absent where they are not looked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spikes: Option<SkipStep>,
 }
 
 /// What the order of the data depends on.

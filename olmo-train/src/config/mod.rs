@@ -16,7 +16,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::checkpoint::{OnDamage, SaveRules};
+use crate::energy::EnergyConfig;
 use crate::error::Error;
+use crate::evaluation::{self, EvaluatorConfig};
+use crate::faults::FaultConfig;
+use crate::publish::PushConfig;
 use crate::step::{Activations, Precision};
 use read::{apply_override, model_config};
 
@@ -94,6 +98,27 @@ pub struct TrainConfig {
     /// What is done where the newest checkpoint is damaged.
     #[serde(default)]
     pub on_damaged_checkpoint: OnDamage,
+    /// Where each checkpoint that stays is sent to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub push: Option<PushConfig>,
+    /// What is done about steps whose loss or gradients are no number, or a spike.
+    #[serde(default)]
+    pub faults: FaultConfig,
+    /// Steps between measurements by the evaluators; one is also made at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval_interval: Option<u64>,
+    /// Sets that the model is measured on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub evaluators: Vec<EvaluatorConfig>,
+    /// Whether TensorBoard's event files are written beside `metrics.jsonl`, in `tensorboard/`.
+    #[serde(default)]
+    pub tensorboard: bool,
+    /// FLOPs per second of the device at most, which MFU is measured by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_peak_flops: Option<f64>,
+    /// What energy is reckoned by.
+    #[serde(default)]
+    pub energy: EnergyConfig,
 }
 
 /// Token files and how they are cut into instances.
@@ -271,6 +296,11 @@ impl TrainConfig {
             self.save_num_checkpoints_to_keep != Some(0),
             "save_num_checkpoints_to_keep is 0, expected at least 1".to_owned(),
         );
+        let peak = self.device_peak_flops.unwrap_or(1.0);
+        check(
+            peak.is_finite() && peak > 0.0,
+            format!("device_peak_flops is {peak}, expected a positive number"),
+        );
         check(
             self.save_interval_ephemeral != Some(0),
             "save_interval_ephemeral is 0, expected at least 1 step, or nothing for none"
@@ -307,6 +337,9 @@ impl TrainConfig {
                 self.model.max_sequence_length
             ));
         }
+        problems.extend(evaluation::problems(&self.evaluators, self.eval_interval));
+        problems.extend(self.faults.problems());
+        problems.extend(self.energy.problems());
         problems.extend(self.adamw().validate().err().map(|e| e.to_string()));
         problems.extend(self.scheduler.validate(lr).err().map(|e| e.to_string()));
         problems

@@ -9,12 +9,14 @@
 //! ([`Precision`]: a segment's weights are cast when it runs, its gradients cast back before they
 //! are summed), and the place where sharded training will gather and scatter.
 
+mod batch;
 mod chain;
 mod gradients;
 
 use olmo_model::RouterWeights;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use batch::batch_gradients;
 pub use chain::micro_batch;
 pub use gradients::Gradients;
 

@@ -14,6 +14,8 @@ pub(crate) mod pull;
 #[cfg(feature = "net")]
 pub(crate) mod push;
 pub(crate) mod quickstart;
+pub(crate) mod replay;
+pub(crate) mod report;
 #[cfg(feature = "net")]
 pub(crate) mod revisions;
 pub(crate) mod train;

@@ -19,6 +19,7 @@ mod generate;
 mod inspect;
 mod kills;
 mod quickstart;
+mod runs;
 mod text;
 
 const FAMILIES: [&str; 11] = [

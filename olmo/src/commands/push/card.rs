@@ -23,7 +23,7 @@ const SHOWN: [&str; 4] = [
 ];
 
 /// The text of a README.md.
-pub(super) fn text(folder: &ModelFolder, repo: &Repo) -> Result<String> {
+pub(crate) fn text(folder: &ModelFolder, repo: &Repo) -> Result<String> {
     let config = folder.model_config();
     let mut text = String::new();
     writeln!(

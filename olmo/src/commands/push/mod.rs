@@ -1,6 +1,6 @@
 //! `olmo push`: a model to the Hugging Face Hub.
 
-mod card;
+pub(crate) mod card;
 
 use std::path::PathBuf;
 

@@ -15,10 +15,11 @@ use clap::Args;
 use olmo_data::{BadRows, Corpus, SpecialTokens, Tokenizer};
 use olmo_eval::{FirstToken, PerplexityEval, TokenizedDocument};
 use olmo_model::{Sampling, Transformer};
-use olmo_train::{StepMetrics, Trainer};
+use olmo_train::Trainer;
 use serde::Serialize;
 
 use self::report::Page;
+use super::report::run::Run;
 use crate::device::DeviceName;
 use crate::interrupt::Interrupt;
 use crate::output;
@@ -131,14 +132,9 @@ impl Quickstart {
             let path = self.out.join(name);
             fs::read_to_string(&path).with_context(|| path.display().to_string())
         };
-        let metrics: Vec<StepMetrics> = read("metrics.jsonl")?
-            .lines()
-            .map(serde_json::from_str)
-            .collect::<Result<_, _>>()
-            .context("metrics.jsonl is not what the trainer writes")?;
         let page = Page {
             summary: report.summary(),
-            metrics: &metrics,
+            run: Run::read(&self.out)?,
             samples: &report.samples,
             config: &read("config.yaml")?,
         };

@@ -1,15 +1,23 @@
 //! `olmo train`: a configuration, trained.
 
+mod evaluate;
+mod memory;
+#[cfg(feature = "net")]
+mod publish;
+mod shown;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::Args;
-use indicatif::ProgressBar;
-use olmo_train::{Observer, Outcome, StepMetrics, TrainConfig, Trainer};
+use olmo_train::metrics::measure_peak_flops;
+use olmo_train::{Outcome, TrainConfig, Trainer};
 
+pub(crate) use self::memory::OutOfMemory;
+use self::shown::Shown;
 use crate::device::DeviceName;
 use crate::interrupt::Interrupt;
-use crate::{output, progress};
+use crate::output;
 
 /// Train a model, or go on where an interrupted run stopped
 #[derive(Debug, Args)]
@@ -33,9 +41,14 @@ pub(crate) struct Train {
 impl Train {
     pub(crate) fn run(&self, device: DeviceName) -> Result<()> {
         let config = TrainConfig::read(&self.config, &self.overrides)?;
-        let mut trainer = Trainer::new(config, &device.open()?)?;
+        let (device, name) = (device.open()?, device);
+        memory::check(&config, name)?;
+        let mut trainer = Trainer::new(config, &device)?;
         for (path, error) in trainer.set_aside() {
             output::complain(&format!("went back to before {}: {error}", path.display()));
+        }
+        if trainer.config().device_peak_flops.is_none() {
+            trainer.set_peak_flops(measure_peak_flops(&device, trainer.config().precision));
         }
         run(&mut trainer, &Interrupt::listen()?, self.json)?;
         if self.json {
@@ -55,13 +68,9 @@ impl Train {
 /// Runs a trainer to its end under a progress bar. An interruption is an error: nothing is lost,
 /// but what was asked for is not done.
 pub(super) fn run(trainer: &mut Trainer, interrupt: &Interrupt, json: bool) -> Result<()> {
-    let bar = progress::steps(trainer.config().max_duration);
-    let mut shown = Shown { bar, json, broken: None };
-    let outcome = trainer.run(&mut shown, interrupt.flag())?;
-    shown.bar.finish_and_clear();
-    if let Some(error) = shown.broken {
-        return Err(error.into());
-    }
+    let mut shown = Shown::new(trainer.config(), interrupt, json)?;
+    let outcome = memory::explained(|| trainer.run(&mut shown, interrupt.flag()))?;
+    shown.finish()?;
     match outcome {
         Outcome::Finished => Ok(()),
         Outcome::Interrupted => {
@@ -85,44 +94,3 @@ impl std::fmt::Display for Stopped {
 }
 
 impl std::error::Error for Stopped {}
-
-/// What a user sees of a run.
-struct Shown {
-    bar: ProgressBar,
-    json: bool,
-    /// The first failure to print; the run goes on, it is the reader that has gone.
-    broken: Option<std::io::Error>,
-}
-
-impl Observer for Shown {
-    fn on_start(&mut self, step: u64, _: u64) {
-        self.bar.set_position(step);
-        self.bar.reset_eta();
-    }
-
-    fn on_step(&mut self, metrics: &StepMetrics) {
-        self.bar.set_position(metrics.step);
-        self.bar.set_message(format!(
-            "loss {:.3}  lr {:.1e}  {:.0} tokens/s",
-            metrics.cross_entropy, metrics.learning_rate, metrics.tokens_per_second
-        ));
-        if self.json
-            && self.broken.is_none()
-            && let Err(error) = output::json(metrics)
-        {
-            self.broken = Some(error);
-        }
-    }
-
-    fn on_checkpoint(&mut self, path: &Path) {
-        if !self.bar.is_hidden() {
-            self.bar.println(format!("saved {}", path.display()));
-        }
-    }
-
-    fn on_save_failed(&mut self, error: &olmo_train::Error) {
-        self.bar.suspend(|| {
-            output::complain(&format!("warning: not saved, which is tried again: {error}"));
-        });
-    }
-}

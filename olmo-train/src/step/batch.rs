@@ -1,0 +1,36 @@
+//! The gradients of a whole batch, micro-batch by micro-batch.
+
+use olmo_data::Batch;
+use olmo_model::{Labels, LossValues, Transformer};
+
+use super::{Gradients, StepOptions, micro_batch};
+use crate::config::TrainConfig;
+
+/// Summed losses of a batch, its labelled tokens, and the gradients of its mean objective.
+pub(crate) fn batch_gradients(
+    config: &TrainConfig,
+    model: &Transformer,
+    batch: &Batch,
+) -> (LossValues, f64, Gradients) {
+    let seq = batch.seq_len;
+    let micro_tokens = config.device_train_microbatch_size * seq;
+    let micro_batches: Vec<_> = batch
+        .tokens
+        .chunks(micro_tokens)
+        .map(|tokens| (tokens, Labels::next_token(tokens, seq)))
+        .collect();
+    let n_labels = micro_batches.iter().map(|(_, labels)| labels.count()).sum::<usize>() as f64;
+    let options = StepOptions {
+        precision: config.precision,
+        activations: config.activations,
+        z_loss: config.z_loss,
+        routers: config.router_weights(),
+        loss_scale: 1.0 / n_labels,
+    };
+    let mut gradients = Gradients::new();
+    let mut total = LossValues::default();
+    for (tokens, labels) in &micro_batches {
+        total += micro_batch(model, tokens, seq, labels, &options, &mut gradients);
+    }
+    (total, n_labels, gradients)
+}

@@ -1,0 +1,117 @@
+//! Memory that does not suffice: said before a run that cannot fit begins, and what to change where a
+//! device runs out of it.
+
+use std::any::Any;
+use std::fmt;
+use std::panic::{self, AssertUnwindSafe};
+
+use anyhow::{Result, bail};
+use olmo_model::{Costs, Sharding};
+use olmo_train::TrainConfig;
+use olmo_train::step::Precision;
+
+use crate::device::DeviceName;
+use crate::output;
+
+/// What a run can be made smaller by, the cheapest first.
+const ADVICE: &str = "make device_train_microbatch_size smaller (the steps stay the same), give \
+activations=recompute, precision=amp_bf16 on a GPU, a shorter data.sequence_length, or a smaller model; \
+`olmo model show` tells what a model takes";
+
+/// A device's memory does not suffice.
+#[derive(Debug)]
+pub(crate) struct OutOfMemory(String);
+
+impl fmt::Display for OutOfMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "out of memory: {}; {ADVICE}", self.0)
+    }
+}
+
+impl std::error::Error for OutOfMemory {}
+
+/// Refuses a run on the CPU whose weights, gradients and moments alone are more than the memory that
+/// is free. Where that is not known, nothing is refused.
+pub(super) fn check(config: &TrainConfig, device: DeviceName) -> Result<()> {
+    let is_cpu = ["flex", "tch"].contains(&device.to_string().as_str());
+    let Some(available) = available_bytes().filter(|_| is_cpu) else { return Ok(()) };
+    let mixed = config.precision == Precision::AmpBf16;
+    let needed = Costs::new(&config.model).train_bytes_per_device(Sharding::Single, 1, mixed);
+    if needed > available {
+        let (needed, available) = (output::bytes(needed), output::bytes(available));
+        bail!(OutOfMemory(format!(
+            "weights, gradients and the optimizer's state take {needed}, and {available} are free"
+        )));
+    }
+    Ok(())
+}
+
+/// Runs something, and explains a panic that is a device's about its memory; others go on.
+pub(super) fn explained<T, E>(work: impl FnOnce() -> Result<T, E>) -> Result<T>
+where
+    anyhow::Error: From<E>,
+{
+    match panic::catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => Ok(result?),
+        Err(payload) => match said(payload.as_ref()) {
+            Some(message) if is_about_memory(message) => {
+                bail!(OutOfMemory(message.lines().next().unwrap_or(message).to_owned()))
+            }
+            _ => panic::resume_unwind(payload),
+        },
+    }
+}
+
+fn said(payload: &(dyn Any + Send)) -> Option<&str> {
+    payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied())
+}
+
+/// Whether a message is what CUDA, HIP, wgpu, libtorch or burn say where memory does not suffice.
+fn is_about_memory(message: &str) -> bool {
+    let message = message.to_lowercase();
+    ["out of memory", "out_of_memory", "outofmemory", "bufferallocationfailed", "not enough memory"]
+        .iter()
+        .any(|said| message.contains(said))
+}
+
+/// Memory that can be had without swapping something out, within the limit of the control group.
+fn available_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    let number = |name: &str| {
+        let text = std::fs::read_to_string(format!("/sys/fs/cgroup/{name}")).ok()?;
+        text.trim().parse::<u64>().ok()
+    };
+    let of_group = number("memory.max").zip(number("memory.current"));
+    let left = of_group.map_or(u64::MAX, |(max, current)| max.saturating_sub(current));
+    Some(left.min(kibibytes * 1024))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_panics_about_memory_are_explained() {
+        let panics = |message: &'static str| {
+            explained::<(), anyhow::Error>(|| panic::panic_any(message.to_owned()))
+        };
+        let error = panics("CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\"\nmore").expect_err("it is");
+        let text = error.to_string();
+        assert!(
+            error.is::<OutOfMemory>() && text.contains("device_train_microbatch_size"),
+            "{text}"
+        );
+        let other = panic::catch_unwind(|| panics("index out of bounds"));
+        assert_eq!(said(other.expect_err("goes on").as_ref()), Some("index out of bounds"));
+        assert_eq!(explained::<_, anyhow::Error>(|| Ok(7)).expect("no panic"), 7);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_free_memory_is_known() {
+        let bytes = available_bytes().expect("Linux says");
+        assert!(bytes > 1 << 20 && bytes < 1 << 50, "{bytes}");
+    }
+}

@@ -1,0 +1,121 @@
+//! What a user sees of a run, and what the command does beside it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io;
+use std::path::Path;
+
+use anyhow::Result;
+use indicatif::ProgressBar;
+use olmo_model::Transformer;
+use olmo_train::{Evaluation, Observer, StepMetrics, TrainConfig};
+
+use super::evaluate::Evaluators;
+#[cfg(feature = "net")]
+use super::publish::Publisher;
+use crate::interrupt::Interrupt;
+use crate::{output, progress};
+
+/// Shows a run as a bar, or prints its steps as JSON; measures and publishes as configured.
+pub(super) struct Shown {
+    bar: ProgressBar,
+    json: bool,
+    evaluators: Evaluators,
+    #[cfg(feature = "net")]
+    publisher: Option<Publisher>,
+    /// The first failure to print; the run goes on, it is the reader that has gone.
+    broken: Option<io::Error>,
+}
+
+impl Shown {
+    pub(super) fn new(config: &TrainConfig, interrupt: &Interrupt, json: bool) -> Result<Self> {
+        #[cfg(not(feature = "net"))]
+        anyhow::ensure!(
+            config.push.is_none(),
+            "push is there, but this build has no network; build with `--features net`"
+        );
+        Ok(Self {
+            bar: progress::steps(config.max_duration),
+            json,
+            evaluators: Evaluators::open(config, interrupt)?,
+            #[cfg(feature = "net")]
+            publisher: config.push.as_ref().map(Publisher::start).transpose()?,
+            broken: None,
+        })
+    }
+
+    /// Ends the showing; what could not be printed or published is an error.
+    pub(super) fn finish(self) -> Result<()> {
+        self.bar.finish_and_clear();
+        #[cfg(feature = "net")]
+        if let Some(publisher) = self.publisher {
+            publisher.finish()?;
+        }
+        match self.broken {
+            Some(error) => Err(error.into()),
+            None => Ok(()),
+        }
+    }
+
+    fn say(&self, text: &str) {
+        self.bar.suspend(|| output::complain(text));
+    }
+}
+
+impl Observer for Shown {
+    fn on_start(&mut self, step: u64, _: u64) {
+        self.bar.set_position(step);
+        self.bar.reset_eta();
+    }
+
+    fn on_step(&mut self, metrics: &StepMetrics) {
+        self.bar.set_position(metrics.step);
+        let mut message = format!(
+            "loss {:.3}  lr {:.1e}  {:.0} tokens/s",
+            metrics.cross_entropy, metrics.learning_rate, metrics.tokens_per_second
+        );
+        if let Some(mfu) = metrics.speed.mfu {
+            let _ = write!(message, "  MFU {mfu:.0} %");
+        }
+        self.bar.set_message(message);
+        if self.json
+            && self.broken.is_none()
+            && let Err(error) = output::json(metrics)
+        {
+            self.broken = Some(error);
+        }
+    }
+
+    fn evaluate(&mut self, _: u64, model: &Transformer) -> Evaluation {
+        self.evaluators.run(model).map_err(Into::into)
+    }
+
+    fn on_scores(&mut self, step: u64, scores: &BTreeMap<String, f64>) {
+        if self.bar.is_hidden() {
+            return;
+        }
+        for (name, value) in scores.iter().filter(|(name, _)| name.ends_with("Loss")) {
+            self.bar.println(format!("step {step}  {name} {value:.4}"));
+        }
+    }
+
+    fn on_checkpoint(&mut self, path: &Path) {
+        if !self.bar.is_hidden() {
+            self.bar.println(format!("saved {}", path.display()));
+        }
+        #[cfg(feature = "net")]
+        if let Some(publisher) = &self.publisher
+            && let Err(error) = publisher.send(path)
+        {
+            self.say(&format!("warning: {} is not pushed: {error:#}", path.display()));
+        }
+    }
+
+    fn on_save_failed(&mut self, error: &olmo_train::Error) {
+        self.say(&format!("warning: not saved, which is tried again: {error}"));
+    }
+
+    fn on_skip(&mut self, notice: &str) {
+        self.say(&format!("warning: {notice}"));
+    }
+}
