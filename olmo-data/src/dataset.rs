@@ -1,12 +1,12 @@
-//! Instances of a fixed length, cut from many token files.
+//! Instances of a fixed length, cut from many token files that are mapped into memory.
 //!
-//! Matches OLMo's `MemMapDataset` (`olmo/data/memmap_dataset.py`) and OLMo-core's
-//! `NumpyFSLDataset`: each file is cut from its beginning into pieces of `seq_len` tokens, the rest
-//! of each file is dropped, and the pieces are numbered through the files in their given order. The
-//! bounds of documents play no part, since their end tokens are in the files.
+//! How they are cut is said in [`instance_table`](crate::instance_table). With masks and filter, or
+//! of documents rather than files, they are in [`instances`](crate::instances).
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use crate::instance_table::{InstanceLocation, InstanceTable};
+use crate::instances::{InstanceItem, InstanceMasks, InstancePart, Instances};
 use crate::token_file::{TokenDtype, TokenFile};
 use crate::{Error, Result};
 
@@ -29,11 +29,8 @@ use crate::{Error, Result};
 /// ```
 #[derive(Debug)]
 pub struct TokenDataset {
+    table: InstanceTable,
     files: Vec<TokenFile>,
-    /// Index one past the last instance of each file.
-    ends: Vec<usize>,
-    seq_len: usize,
-    dtype: TokenDtype,
     vocab_size: Option<u32>,
 }
 
@@ -46,19 +43,6 @@ pub struct Instance {
     pub tokens: Vec<u32>,
 }
 
-/// Where an instance lies on disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InstanceLocation {
-    /// The file.
-    pub path: PathBuf,
-    /// Position of its first byte in the file.
-    pub byte_offset: u64,
-    /// Position of its first token in the file, as counted by the `.csv.gz` beside it.
-    pub token_offset: u64,
-    /// Its number among the instances of the file.
-    pub index_in_file: usize,
-}
-
 impl TokenDataset {
     /// Opens token files as one dataset. A file may be named more than once.
     ///
@@ -68,61 +52,21 @@ impl TokenDataset {
     /// where every file is shorter than `seq_len`; [`Error::TooManyInstances`] where their number
     /// does not fit 32 bits.
     pub fn open<P: AsRef<Path>>(paths: &[P], dtype: TokenDtype, seq_len: usize) -> Result<Self> {
-        let max_seq_len = isize::MAX.unsigned_abs() / dtype.item_bytes();
-        if seq_len == 0 || seq_len > max_seq_len {
-            return Err(Error::SeqLen { seq_len, max: max_seq_len });
-        }
-        if paths.is_empty() {
-            return Err(Error::NoFiles);
-        }
         let files: Vec<TokenFile> =
             paths.iter().map(|path| TokenFile::open(path, dtype)).collect::<Result<_>>()?;
-        let mut n_instances = 0;
-        let ends: Vec<usize> = files
-            .iter()
-            .map(|file| {
-                n_instances += file.len() / seq_len;
-                n_instances
-            })
-            .collect();
-        let dataset = Self { files, ends, seq_len, dtype, vocab_size: None };
-        if n_instances == 0 {
-            return Err(Error::NoInstances {
-                seq_len,
-                n_files: paths.len(),
-                n_tokens: dataset.n_tokens(),
-            });
-        }
-        check_n_instances(n_instances)?;
-        Ok(dataset)
+        let counts = files.iter().map(|file| (file.path().to_owned(), file.len() as u64));
+        let table = InstanceTable::from_token_counts(counts, dtype, seq_len)?;
+        Ok(Self { table, files, vocab_size: None })
     }
 
-    /// Cuts the files first into pieces of a longer length, a multiple of the instances', and drops
-    /// the rest of each file by that: so the order of the data stays while the sequence length grows
-    /// up to it, as with OLMo-core's `max_target_sequence_length`.
+    /// Lets the sequence length grow up to `max`, see
+    /// [`InstanceTable::with_max_target_sequence_length`].
     ///
     /// # Errors
     ///
-    /// [`Error::Setting`] where the length is no multiple of that of an instance;
-    /// [`Error::NoInstances`] where every file is shorter.
+    /// As said there.
     pub fn with_max_target_sequence_length(mut self, max: usize) -> Result<Self> {
-        let seq_len = self.seq_len;
-        if max < seq_len || !max.is_multiple_of(seq_len) {
-            return Err(Error::Setting {
-                name: "max_target_sequence_length",
-                found: max as u64,
-                expected: format!("a multiple of the sequence length {seq_len}"),
-            });
-        }
-        let mut n_instances = 0;
-        for (file, end) in self.files.iter().zip(&mut self.ends) {
-            n_instances += file.len() / max * (max / seq_len);
-            *end = n_instances;
-        }
-        if n_instances == 0 {
-            let (n_files, n_tokens) = (self.files.len(), self.n_tokens());
-            return Err(Error::NoInstances { seq_len: max, n_files, n_tokens });
-        }
+        self.table = self.table.with_max_target_sequence_length(max)?;
         Ok(self)
     }
 
@@ -135,17 +79,17 @@ impl TokenDataset {
     /// Number of instances; never zero.
     #[expect(clippy::len_without_is_empty, reason = "an empty dataset cannot be made")]
     pub fn len(&self) -> usize {
-        self.ends.last().copied().unwrap_or(0)
+        self.table.len()
     }
 
     /// Tokens of an instance.
     pub fn seq_len(&self) -> usize {
-        self.seq_len
+        self.table.seq_len()
     }
 
     /// The integer type of the files.
     pub fn dtype(&self) -> TokenDtype {
-        self.dtype
+        self.table.dtype()
     }
 
     /// Tokens of all files, with those that fill no instance.
@@ -165,7 +109,7 @@ impl TokenDataset {
     /// [`Error::InstanceIndex`] where there is no such instance, [`Error::TokenOutOfRange`] where a
     /// token is past the vocabulary or 32 bits.
     pub fn get(&self, index: usize) -> Result<Instance> {
-        let mut tokens = vec![0; self.seq_len];
+        let mut tokens = vec![0; self.seq_len()];
         self.read_into(index, &mut tokens)?;
         Ok(Instance { index, tokens })
     }
@@ -176,22 +120,12 @@ impl TokenDataset {
     ///
     /// As of [`TokenDataset::get`]; [`Error::BufferLen`] where the slice is of another length.
     pub fn read_into(&self, index: usize, tokens: &mut [u32]) -> Result<()> {
-        if tokens.len() != self.seq_len {
-            return Err(Error::BufferLen { found: tokens.len(), expected: self.seq_len });
+        let seq_len = self.seq_len();
+        if tokens.len() != seq_len {
+            return Err(Error::BufferLen { found: tokens.len(), expected: seq_len });
         }
-        let (file, index_in_file) = self.find(index)?;
-        let start = index_in_file * self.seq_len;
-        file.read_into(start, tokens)?;
-        let Some(limit) = self.vocab_size else { return Ok(()) };
-        match tokens.iter().position(|&token| token >= limit) {
-            None => Ok(()),
-            Some(at) => Err(Error::TokenOutOfRange {
-                path: file.path().to_owned(),
-                position: (start + at) as u64,
-                token: tokens[at].into(),
-                limit: limit.into(),
-            }),
-        }
+        let (file, index_in_file) = self.table.find(index)?;
+        self.files[file].read_checked(index_in_file * seq_len, tokens, self.vocab_size)
     }
 
     /// The file and position of an instance.
@@ -200,38 +134,41 @@ impl TokenDataset {
     ///
     /// [`Error::InstanceIndex`] where there is no such instance.
     pub fn locate(&self, index: usize) -> Result<InstanceLocation> {
-        let (file, index_in_file) = self.find(index)?;
-        let token_offset = (index_in_file * self.seq_len) as u64;
-        Ok(InstanceLocation {
-            path: file.path().to_owned(),
-            byte_offset: token_offset * self.dtype.item_bytes() as u64,
-            token_offset,
-            index_in_file,
-        })
-    }
-
-    /// The file of an instance and its number there.
-    fn find(&self, index: usize) -> Result<(&TokenFile, usize)> {
-        let i = self.ends.partition_point(|&end| end <= index);
-        let Some(file) = self.files.get(i) else {
-            return Err(Error::InstanceIndex { index, n_instances: self.len() });
-        };
-        let first = if i == 0 { 0 } else { self.ends[i - 1] };
-        Ok((file, index - first))
+        Ok(self.table.locate(index)?.1)
     }
 }
 
-/// Checks that instances can be numbered by `u32`, as OLMo asserts it too.
-pub(crate) fn check_n_instances(n_instances: usize) -> Result<()> {
-    if n_instances >= u32::MAX as usize {
-        let max = u64::from(u32::MAX);
-        return Err(Error::TooManyInstances { n_instances: n_instances as u64, max });
+impl Instances for TokenDataset {
+    fn len(&self) -> usize {
+        self.table.len()
     }
-    Ok(())
+
+    fn sequence_length(&self) -> usize {
+        self.seq_len()
+    }
+
+    fn get(&self, index: usize) -> Result<InstanceItem> {
+        let Instance { tokens, .. } = self.get(index)?;
+        Ok(InstanceItem { input_ids: tokens, ..InstanceItem::default() })
+    }
+
+    fn read_into(&self, index: usize, tokens: &mut [u32]) -> Result<InstanceMasks> {
+        self.read_into(index, tokens)?;
+        Ok(InstanceMasks::default())
+    }
+
+    fn parts(&self, index: usize) -> Result<Vec<InstancePart<'_>>> {
+        let (file, index_in_file) = self.table.find(index)?;
+        let seq_len = self.seq_len() as u64;
+        let start = index_in_file as u64 * seq_len;
+        Ok(vec![InstancePart { path: self.files[file].path(), tokens: start..start + seq_len }])
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -301,8 +238,6 @@ mod tests {
         let none: [PathBuf; 0] = [];
         let error = TokenDataset::open(&none, TokenDtype::Uint16, 1).unwrap_err();
         assert!(matches!(error, Error::NoFiles));
-        assert!(check_n_instances(u32::MAX as usize).is_err());
-        assert!(check_n_instances(u32::MAX as usize - 1).is_ok());
     }
 
     #[test]

@@ -24,8 +24,9 @@ use crate::document_file::{Contents, DocumentFile};
 use crate::parquet_rows::ParquetRows;
 use crate::{Error, Result};
 
-/// The longest line that is read, so that a broken file cannot fill the memory.
-pub(crate) const MAX_LINE_BYTES: u64 = 1 << 28;
+/// The longest line that is read where nothing else is said, so that a broken file cannot fill the
+/// memory.
+const MAX_LINE_BYTES: u64 = 1 << 28;
 
 /// One document.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +71,7 @@ pub struct RejectedRow {
 pub struct Corpus {
     paths: Vec<PathBuf>,
     bad_rows: BadRows,
+    max_line_bytes: u64,
     n_bytes: u64,
 }
 
@@ -80,6 +82,7 @@ pub struct Corpus {
 pub struct Documents<'a> {
     paths: std::slice::Iter<'a, PathBuf>,
     bad_rows: BadRows,
+    max_line_bytes: u64,
     file: Option<OpenFile>,
     n_bad_rows: u64,
     rejected: Vec<RejectedRow>,
@@ -97,6 +100,7 @@ enum OpenFile {
 struct TextFile {
     path: Arc<Path>,
     file: DocumentFile,
+    max_line_bytes: u64,
     line: u64,
     buffer: Vec<u8>,
 }
@@ -127,7 +131,18 @@ impl Corpus {
                 return Err(Error::SameFile { path: path.clone() });
             }
         }
-        Ok(Self { paths, bad_rows, n_bytes })
+        Ok(Self { paths, bad_rows, max_line_bytes: MAX_LINE_BYTES, n_bytes })
+    }
+
+    /// Takes a line, or a text of Parquet, of more bytes for none; 256 MiB unless this is said.
+    pub fn with_max_line_bytes(mut self, max_line_bytes: u64) -> Self {
+        self.max_line_bytes = max_line_bytes;
+        self
+    }
+
+    /// The longest line that is read.
+    pub fn max_line_bytes(&self) -> u64 {
+        self.max_line_bytes
     }
 
     /// The files.
@@ -150,6 +165,7 @@ impl Corpus {
         Documents {
             paths: self.paths.iter(),
             bad_rows: self.bad_rows,
+            max_line_bytes: self.max_line_bytes,
             file: None,
             n_bad_rows: 0,
             rejected: Vec::new(),
@@ -184,7 +200,7 @@ impl Documents<'_> {
         loop {
             if self.file.is_none() {
                 let Some(path) = self.paths.next() else { return Ok(None) };
-                self.file = Some(OpenFile::open(path)?);
+                self.file = Some(OpenFile::open(path, self.max_line_bytes)?);
             }
             let Some(open) = &mut self.file else { continue };
             match open.next_document() {
@@ -218,12 +234,13 @@ impl Iterator for Documents<'_> {
 }
 
 impl OpenFile {
-    fn open(path: &Path) -> Result<Self> {
+    fn open(path: &Path, max_line_bytes: u64) -> Result<Self> {
         if is_parquet(path) {
-            return Ok(Self::Parquet(Box::new(ParquetRows::open(path)?)));
+            return Ok(Self::Parquet(Box::new(ParquetRows::open(path, max_line_bytes)?)));
         }
         let file = DocumentFile::open(path)?;
-        Ok(Self::Text(TextFile { path: path.into(), file, line: 0, buffer: Vec::new() }))
+        let path = path.into();
+        Ok(Self::Text(TextFile { path, file, max_line_bytes, line: 0, buffer: Vec::new() }))
     }
 
     fn next_document(&mut self) -> Result<Option<Document>> {
@@ -252,15 +269,16 @@ impl TextFile {
     fn next_line(&mut self) -> Result<Option<Document>> {
         loop {
             self.buffer.clear();
-            let n_read = read_line(self.file.reader(), &mut self.buffer, MAX_LINE_BYTES);
+            let max_line_bytes = self.max_line_bytes;
+            let n_read = read_line(self.file.reader(), &mut self.buffer, max_line_bytes);
             self.line += 1;
             let n_read = n_read.map_err(|error| self.read_error(error))?;
             if n_read == 0 {
                 return Ok(None);
             }
-            if n_read > MAX_LINE_BYTES {
+            if n_read > max_line_bytes {
                 self.buffer = Vec::new();
-                let reason = format!("{n_read} bytes long, at most {MAX_LINE_BYTES} are read");
+                let reason = format!("{n_read} bytes long, at most {max_line_bytes} are read");
                 return Err(self.bad_row(reason));
             }
             if self.buffer.iter().all(u8::is_ascii_whitespace) {

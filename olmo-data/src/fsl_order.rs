@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::check_n_instances;
 use crate::global_indices::GlobalIndices;
+use crate::instance_table::check_n_instances;
 use crate::rng::{Generator, ShuffledRange};
 use crate::sampler::check_rank;
 use crate::{Error, Result};

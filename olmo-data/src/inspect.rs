@@ -2,7 +2,7 @@
 //!
 //! Step 1 is the first batch, as the trainers count; at step 0 nothing has been seen. Step `s` is
 //! batch `(s - 1) mod B` of epoch `(s - 1) / B` for the `B` whole batches of an epoch, and the order
-//! of each epoch is that of [`DataOrder`]. Only the instances asked for are followed through the
+//! of each epoch is that of [`DataOrder`], or OLMo-core's [`FslOrder`](crate::FslOrder). Only the instances asked for are followed through the
 //! shuffle, see [`ShuffledRange`], so memory does not grow with the data.
 
 use std::collections::BTreeMap;
@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::document_bounds::{DocumentBound, DocumentBounds};
+use crate::fsl_order::FslOrderConfig;
 use crate::global_indices::GlobalIndices;
 use crate::instance_table::InstanceTable;
 use crate::rng::ShuffledRange;
@@ -29,6 +30,8 @@ pub struct Inspector {
     seed: u64,
     first_epoch: u64,
     tail: Tail,
+    /// OLMo-core's order, with its chunk size.
+    chunk_size: Option<usize>,
     saved_order: Option<GlobalIndices>,
 }
 
@@ -80,7 +83,21 @@ impl Inspector {
         if table.len() < global_batch_size || global_batch_size == 0 {
             return Err(Error::NoBatches { n_instances: table.len(), global_batch_size });
         }
-        Ok(Self { table, global_batch_size, seed, first_epoch, tail, saved_order: None })
+        Ok(Self {
+            table,
+            global_batch_size,
+            seed,
+            first_epoch,
+            tail,
+            chunk_size: None,
+            saved_order: None,
+        })
+    }
+
+    /// Takes OLMo-core's order in chunks of `chunk_size` instances, 1 for none; its first epoch is 1.
+    pub fn with_olmo_core_order(mut self, chunk_size: usize) -> Self {
+        self.chunk_size = Some(chunk_size);
+        self
     }
 
     /// Takes the order from a file that a run has saved, which is that of one epoch.
@@ -120,9 +137,22 @@ impl Inspector {
         if let Some(saved) = &self.saved_order {
             return saved.read(places);
         }
+        let epoch = self.first_epoch.saturating_add(number / self.steps_per_epoch());
+        if let Some(chunk_size) = self.chunk_size {
+            let sequence_length = self.table.seq_len();
+            let config = FslOrderConfig {
+                seed: self.seed,
+                epoch,
+                shuffle: true,
+                chunk_size,
+                global_batch_size: self.global_batch_size * sequence_length,
+                sequence_length,
+            };
+            return config.batch(self.table.len(), first / self.global_batch_size);
+        }
         let config = DataOrderConfig {
             seed: self.seed,
-            epoch: self.first_epoch.saturating_add(number / self.steps_per_epoch()),
+            epoch,
             tail: self.tail,
             ..DataOrderConfig::default()
         };
@@ -241,9 +271,17 @@ impl Inspector {
             return saved.positions(indices);
         }
         let epoch_seed = self.seed.wrapping_add(self.first_epoch).wrapping_add(epoch);
-        let shuffled = ShuffledRange::new(epoch_seed, self.table.len() as u32);
-        let positions = shuffled.positions(indices).into_iter();
-        Ok(positions.map(|position| vec![position as usize]).collect())
+        // In chunks, the chunk of an instance is followed, and the instance keeps its place in it.
+        let chunk_size = self.chunk_size.unwrap_or(1).max(1) as u32;
+        let n_chunks = self.table.len() as u32 / chunk_size;
+        let chunks: Vec<u32> = indices.iter().map(|index| index / chunk_size).collect();
+        let whole: Vec<u32> = chunks.iter().copied().filter(|&chunk| chunk < n_chunks).collect();
+        let mut places = ShuffledRange::new(epoch_seed, n_chunks).positions(&whole).into_iter();
+        let place = |(&index, chunk): (&u32, u32)| {
+            let place = if chunk < n_chunks { places.next() } else { None };
+            place.map(|at| (at * chunk_size + index % chunk_size) as usize).into_iter().collect()
+        };
+        Ok(indices.iter().zip(chunks).map(place).collect())
     }
 }
 

@@ -1,16 +1,20 @@
 //! Which file an instance lies in, from the sizes of the files alone.
 //!
-//! The same cutting as [`TokenDataset`](crate::TokenDataset), which maps every file into memory;
-//! here a file may be absent or sparse as long as its size is known, so that the order of a run over
-//! terabytes can be looked at where none of the tokens are.
+//! Matches OLMo's `MemMapDataset` (`olmo/data/memmap_dataset.py`) and OLMo-core's
+//! `NumpyFSLDataset`: each file is cut from its beginning into pieces of `seq_len` tokens, the rest
+//! of each file is dropped, and the pieces are numbered through the files in their given order. The
+//! bounds of documents play no part, since their end tokens are in the files.
+//!
+//! A file may be absent or sparse as long as its size is known, so that the order of a run over
+//! terabytes can be looked at where none of the tokens are. [`TokenDataset`](crate::TokenDataset)
+//! is such a table with the files mapped into memory.
 
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use crate::dataset::check_n_instances;
 use crate::token_file::TokenDtype;
-use crate::{Error, InstanceLocation, Result};
+use crate::{Error, Result};
 
 /// Files by size, cut into instances.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +26,19 @@ pub struct InstanceTable {
     ends: Vec<usize>,
     seq_len: usize,
     dtype: TokenDtype,
+}
+
+/// Where an instance lies on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceLocation {
+    /// The file.
+    pub path: PathBuf,
+    /// Position of its first byte in the file.
+    pub byte_offset: u64,
+    /// Position of its first token in the file, as counted by the `.csv.gz` beside it.
+    pub token_offset: u64,
+    /// Its number among the instances of the file.
+    pub index_in_file: usize,
 }
 
 impl InstanceTable {
@@ -51,32 +68,74 @@ impl InstanceTable {
         seq_len: usize,
     ) -> Result<Self> {
         let item_bytes = dtype.item_bytes();
+        let counted = files.into_iter().map(|(path, bytes)| {
+            if bytes.is_multiple_of(item_bytes as u64) {
+                return Ok((path, bytes / item_bytes as u64));
+            }
+            Err(Error::PartialToken { path, bytes, dtype: dtype.name(), item_bytes })
+        });
+        Self::from_token_counts(counted.collect::<Result<Vec<_>>>()?, dtype, seq_len)
+    }
+
+    /// A table of files with their tokens, or how many of them are used.
+    ///
+    /// # Errors
+    ///
+    /// As of [`InstanceTable::from_sizes`], except for [`Error::PartialToken`].
+    pub fn from_token_counts(
+        files: impl IntoIterator<Item = (PathBuf, u64)>,
+        dtype: TokenDtype,
+        seq_len: usize,
+    ) -> Result<Self> {
         if seq_len == 0 || seq_len > u32::MAX as usize {
             return Err(Error::SeqLen { seq_len, max: u32::MAX as usize });
         }
-        let mut table =
-            Self { files: Vec::new(), n_tokens: Vec::new(), ends: Vec::new(), seq_len, dtype };
-        let mut n_instances = 0;
-        for (path, bytes) in files {
-            if !bytes.is_multiple_of(item_bytes as u64) {
-                return Err(Error::PartialToken { path, bytes, dtype: dtype.name(), item_bytes });
-            }
-            let n_tokens = bytes / item_bytes as u64;
-            n_instances += (n_tokens / seq_len as u64) as usize;
-            table.files.push(path);
-            table.n_tokens.push(n_tokens);
-            table.ends.push(n_instances);
-        }
-        let n_files = table.files.len();
-        if n_files == 0 {
+        let (files, n_tokens): (Vec<_>, Vec<_>) = files.into_iter().unzip();
+        if files.is_empty() {
             return Err(Error::NoFiles);
         }
-        if n_instances == 0 {
-            let n_tokens = table.n_tokens.iter().sum();
-            return Err(Error::NoInstances { seq_len, n_files, n_tokens });
-        }
-        check_n_instances(n_instances)?;
+        let mut table = Self { files, n_tokens, ends: Vec::new(), seq_len, dtype };
+        table.cut(seq_len)?;
         Ok(table)
+    }
+
+    /// Cuts the files first into pieces of a longer length, a multiple of the instances', and drops
+    /// the rest of each file by that: so the order of the data stays while the sequence length grows
+    /// up to it, as with OLMo-core's `max_target_sequence_length`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Setting`] where the length is no multiple of that of an instance;
+    /// [`Error::NoInstances`] where every file is shorter.
+    pub fn with_max_target_sequence_length(mut self, max: usize) -> Result<Self> {
+        if max < self.seq_len || !max.is_multiple_of(self.seq_len) {
+            return Err(Error::Setting {
+                name: "max_target_sequence_length",
+                found: max as u64,
+                expected: format!("a multiple of the sequence length {}", self.seq_len),
+            });
+        }
+        self.cut(max)?;
+        Ok(self)
+    }
+
+    /// Numbers the instances, the files being cut into pieces of `length` first.
+    fn cut(&mut self, length: usize) -> Result<()> {
+        let per_piece = (length / self.seq_len) as u64;
+        let mut n_instances = 0;
+        self.ends = self
+            .n_tokens
+            .iter()
+            .map(|n_tokens| {
+                n_instances += (n_tokens / length as u64 * per_piece) as usize;
+                n_instances
+            })
+            .collect();
+        if n_instances == 0 {
+            let (n_files, n_tokens) = (self.files.len(), self.n_tokens.iter().sum());
+            return Err(Error::NoInstances { seq_len: length, n_files, n_tokens });
+        }
+        check_n_instances(n_instances)
     }
 
     /// Number of instances; never zero.
@@ -106,17 +165,20 @@ impl InstanceTable {
     ///
     /// [`Error::InstanceIndex`] where there is no such instance.
     pub fn locate(&self, index: usize) -> Result<(usize, InstanceLocation)> {
-        let file = self.ends.partition_point(|&end| end <= index);
-        let Some(path) = self.files.get(file) else {
-            return Err(Error::InstanceIndex { index, n_instances: self.len() });
-        };
-        let index_in_file = index - self.first_of(file);
+        let (file, index_in_file) = self.find(index)?;
         let token_offset = (index_in_file * self.seq_len) as u64;
         let byte_offset = token_offset * self.dtype.item_bytes() as u64;
-        Ok((
-            file,
-            InstanceLocation { path: path.clone(), byte_offset, token_offset, index_in_file },
-        ))
+        let path = self.files[file].clone();
+        Ok((file, InstanceLocation { path, byte_offset, token_offset, index_in_file }))
+    }
+
+    /// The number of the file of an instance, and its number there.
+    pub(crate) fn find(&self, index: usize) -> Result<(usize, usize)> {
+        let file = self.ends.partition_point(|&end| end <= index);
+        if file == self.ends.len() {
+            return Err(Error::InstanceIndex { index, n_instances: self.len() });
+        }
+        Ok((file, index - self.first_of(file)))
     }
 
     /// The instances of a file that have some of the tokens from `start` to `end`.
@@ -132,6 +194,15 @@ impl InstanceTable {
     fn first_of(&self, file: usize) -> usize {
         if file == 0 { 0 } else { self.ends[file - 1] }
     }
+}
+
+/// Checks that instances can be numbered by `u32`, as OLMo asserts it too.
+pub(crate) fn check_n_instances(n_instances: usize) -> Result<()> {
+    if n_instances >= u32::MAX as usize {
+        let max = u64::from(u32::MAX);
+        return Err(Error::TooManyInstances { n_instances: n_instances as u64, max });
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -163,5 +234,7 @@ mod tests {
         assert!(matches!(table(&[]), Err(Error::NoFiles)));
         assert!(matches!(table(&[1 << 40]), Err(Error::TooManyInstances { .. })));
         assert!(InstanceTable::open(vec!["/nowhere".into()], TokenDtype::Uint16, 4).is_err());
+        assert!(check_n_instances(u32::MAX as usize).is_err());
+        assert!(check_n_instances(u32::MAX as usize - 1).is_ok());
     }
 }

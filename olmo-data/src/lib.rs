@@ -16,7 +16,8 @@
 //!   [`GlobalIndices`] a file that either has saved.
 //! - [`Inspector`] tells what a run saw at a step, also of the runs whose [`official`] configurations
 //!   are published, and when it saw a document.
-//! - [`DataLoader`] reads the batches of one rank ahead and resumes from a [`LoaderState`].
+//! - [`DataLoader`] reads the batches of one rank ahead, in either order, and resumes from a
+//!   [`LoaderState`].
 //!
 //! Nothing here depends on a tensor library, so any project can use it.
 //!
@@ -50,6 +51,7 @@
 
 mod atomic_file;
 pub mod batch;
+mod batch_reader;
 pub mod chat_template;
 pub mod dataset;
 pub mod document_bounds;
@@ -60,6 +62,7 @@ pub mod fingerprint;
 pub mod fsl_order;
 pub mod global_indices;
 pub mod inspect;
+mod inspect_instances;
 pub mod instance_table;
 pub mod instances;
 pub mod loader;
@@ -82,15 +85,16 @@ pub mod vsl_curriculum;
 
 pub use batch::Batch;
 pub use chat_template::{ChatTemplate, Message};
-pub use dataset::{Instance, InstanceLocation, TokenDataset};
+pub use dataset::{Instance, TokenDataset};
 pub use document_bounds::{DocumentBound, DocumentBounds};
 pub use documents::{BadRows, Corpus, Document, Documents, RejectedRow};
 pub use error::{Error, Result};
 pub use fsl_order::{FslOrder, FslOrderConfig};
 pub use global_indices::GlobalIndices;
 pub use inspect::Inspector;
-pub use instance_table::InstanceTable;
-pub use loader::{DataLoader, DataLoaderConfig, LoaderState};
+pub use inspect_instances::describe_instances;
+pub use instance_table::{InstanceLocation, InstanceTable};
+pub use loader::{BatchOrder, DataLoader, DataLoaderConfig, LoaderState};
 pub use manifest::Manifest;
 pub use path_map::{PathMap, PathRule};
 pub use sampler::{DataOrder, DataOrderConfig, Tail};

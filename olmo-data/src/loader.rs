@@ -6,38 +6,47 @@
 //! shuffled with `seed + epoch + 1`. The order does not depend on the number of ranks (see
 //! [`sampler`](crate::sampler)), so a run may be resumed on another number of them.
 //!
+//! In OLMo-core's order (`olmo_core/data/data_loader.py`) the state is the epoch, from 1, and the
+//! tokens of its batches; the place is found from these, so that sequence length and batch size may
+//! change too.
+//!
 //! Difference: with [`Tail::Drop`] the reference also drops the last batch where it is not whole,
 //! and so do we; with [`Tail::Pad`] its trainer then asserts that every batch is whole, while we
 //! give the smaller one.
 
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Result;
 use crate::batch::Batch;
-use crate::dataset::TokenDataset;
+use crate::batch_reader::{BatchReader, Event};
+use crate::instances::Instances;
 use crate::prefetch::Prefetch;
-use crate::sampler::{DataOrder, DataOrderConfig, Tail, check_rank};
-use crate::{Error, Result};
+use crate::sampler::{DataOrderConfig, Tail};
+use crate::vsl_curriculum::VslCurriculum;
 
 /// Settings of a [`DataLoader`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataLoaderConfig {
-    /// Instances of a batch over all ranks; a multiple of their number.
+    /// Instances of a batch over all ranks, a multiple of their number; where they are of several
+    /// lengths, as many as there would be of the longest.
     pub global_batch_size: usize,
+    /// Whose order it is.
+    pub order: BatchOrder,
     /// Number of ranks.
     pub world_size: usize,
     /// This rank.
     pub rank: usize,
     /// Seed of the run.
     pub seed: u64,
-    /// What is done with instances that fill no batch.
+    /// What is done with instances that fill no batch; OLMo-core's order drops them.
     pub tail: Tail,
     /// Whether to shuffle.
     pub shuffle: bool,
-    /// Instances that an epoch ends after, over all ranks; a multiple of their number.
+    /// Instances that an epoch ends after, over all ranks, a multiple of their number; not in
+    /// OLMo-core's order.
     pub max_examples: Option<usize>,
     /// Batches to read ahead in a thread; 0 reads each when it is asked for.
     pub prefetch: usize,
@@ -48,6 +57,7 @@ impl Default for DataLoaderConfig {
         let order = DataOrderConfig::default();
         Self {
             global_batch_size: 1,
+            order: BatchOrder::Olmo,
             world_size: order.world_size,
             rank: order.rank,
             seed: order.seed,
@@ -59,15 +69,37 @@ impl Default for DataLoaderConfig {
     }
 }
 
+/// Whose order batches are in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "snake_case", deny_unknown_fields)]
+pub enum BatchOrder {
+    /// The original trainer's; epochs from 0.
+    #[default]
+    Olmo,
+    /// OLMo-core's of instances of one length; epochs from 1.
+    OlmoCore {
+        /// Neighbouring instances that stay together.
+        chunk_size: usize,
+    },
+    /// OLMo-core's of instances of several lengths; epochs from 1.
+    OlmoCoreVsl {
+        /// How the lengths of batches follow each other.
+        curriculum: VslCurriculum,
+    },
+}
+
 /// How far a run has come in its data; the same on every rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoaderState {
-    /// Epoch, from 0.
+    /// Epoch, from 0, or from 1 in OLMo-core's order, where 0 stands for the first too.
     pub epoch: u64,
-    /// Instances that all ranks have seen of this epoch: the reference's
+    /// Instances that all ranks have seen of this epoch: the original trainer's
     /// `global_train_examples_seen_this_epoch`.
     pub n_instances_seen: usize,
+    /// Tokens of the batches of this epoch: OLMo-core's `tokens_processed`.
+    #[serde(default)]
+    pub n_tokens_seen: u64,
 }
 
 /// The batches of one rank.
@@ -107,13 +139,6 @@ enum Source {
     Thread(Prefetch<Event>),
 }
 
-/// What a loader meets, in order.
-#[derive(Debug)]
-pub(crate) enum Event {
-    Batch { batch: Batch, n_instances_seen: usize },
-    EndOfEpoch,
-}
-
 impl DataLoader {
     /// A loader that goes on from a state; [`LoaderState::default`] is the beginning.
     ///
@@ -121,13 +146,21 @@ impl DataLoader {
     ///
     /// [`Error::Setting`] where the batch size is no positive multiple of the number of ranks, or
     /// the state is no position that these ranks can share; [`Error::NoBatches`] where an epoch is
-    /// smaller than a batch; those of [`DataOrder::new`].
+    /// smaller than a batch; [`Error::Curriculum`] where a curriculum has no order; those of
+    /// [`DataOrder::new`] and [`FslOrder::new`].
+    ///
+    /// [`Error::Setting`]: crate::Error::Setting
+    /// [`Error::NoBatches`]: crate::Error::NoBatches
+    /// [`Error::Curriculum`]: crate::Error::Curriculum
+    /// [`DataOrder::new`]: crate::DataOrder::new
+    /// [`FslOrder::new`]: crate::FslOrder::new
     pub fn new(
-        dataset: Arc<TokenDataset>,
+        dataset: impl Instances + 'static,
         config: DataLoaderConfig,
         state: LoaderState,
     ) -> Result<Self> {
-        let reader = BatchReader::new(dataset, config, state)?;
+        let reader = BatchReader::new(Box::new(dataset), config, state)?;
+        let state = reader.state();
         let n_batches_per_epoch = reader.n_batches_per_epoch()?;
         let source = match NonZeroUsize::new(config.prefetch) {
             None => Source::Here(Box::new(reader)),
@@ -161,12 +194,12 @@ impl DataLoader {
             Source::Thread(prefetch) => prefetch.next(),
         };
         match event? {
-            Event::Batch { batch, n_instances_seen } => {
-                self.state.n_instances_seen = n_instances_seen;
+            Event::Batch { batch, state } => {
+                self.state = state;
                 Ok(Some(batch))
             }
-            Event::EndOfEpoch => {
-                self.state = LoaderState { epoch: self.state.epoch + 1, n_instances_seen: 0 };
+            Event::EndOfEpoch { state } => {
+                self.state = state;
                 Ok(None)
             }
         }
@@ -185,109 +218,5 @@ impl DataLoader {
     /// The settings it was made with.
     pub fn config(&self) -> &DataLoaderConfig {
         &self.config
-    }
-}
-
-/// Reads the batches of one rank, one at a time.
-#[derive(Debug)]
-pub(crate) struct BatchReader {
-    dataset: Arc<TokenDataset>,
-    config: DataLoaderConfig,
-    /// Position after the last batch read.
-    state: LoaderState,
-    /// The order from the beginning of `state.epoch`; None where it is still to be shuffled.
-    order: Option<DataOrder>,
-}
-
-impl BatchReader {
-    fn new(
-        dataset: Arc<TokenDataset>,
-        config: DataLoaderConfig,
-        state: LoaderState,
-    ) -> Result<Self> {
-        check_rank(config.rank, config.world_size)?;
-        if config.global_batch_size == 0
-            || !config.global_batch_size.is_multiple_of(config.world_size)
-        {
-            return Err(Error::Setting {
-                name: "global_batch_size",
-                found: config.global_batch_size as u64,
-                expected: format!("a positive multiple of the {} ranks", config.world_size),
-            });
-        }
-        // Otherwise the ranks would get last batches of different sizes, some of them empty.
-        if config.tail == Tail::Pad && !state.n_instances_seen.is_multiple_of(config.world_size) {
-            return Err(Error::Setting {
-                name: "n_instances_seen",
-                found: state.n_instances_seen as u64,
-                expected: format!("a multiple of the {} ranks", config.world_size),
-            });
-        }
-        let mut reader = Self { dataset, config, state, order: None };
-        reader.order = Some(reader.shuffled()?);
-        Ok(reader)
-    }
-
-    fn n_batches_per_epoch(&self) -> Result<usize> {
-        let n_instances = self.order.as_ref().map_or(0, |order| order.remaining_indices().len());
-        let global_batch_size = self.config.global_batch_size;
-        let n_batches = match self.config.tail {
-            Tail::Drop => n_instances / global_batch_size,
-            Tail::Pad => n_instances.div_ceil(global_batch_size),
-        };
-        if n_batches == 0 {
-            return Err(Error::NoBatches { n_instances, global_batch_size });
-        }
-        Ok(n_batches)
-    }
-
-    pub(crate) fn next_event(&mut self) -> Result<Event> {
-        let order = match self.order.take() {
-            Some(order) => order,
-            None => self.shuffled()?,
-        };
-        let seen = self.state.n_instances_seen;
-        let rest = order.remaining_indices().get(seen..).unwrap_or_default();
-        let size = rest.len().min(self.config.global_batch_size);
-        if size == 0 || (size < self.config.global_batch_size && self.config.tail == Tail::Drop) {
-            // The old order is dropped before the next one is made, to hold one at a time.
-            self.state = LoaderState { epoch: self.state.epoch + 1, n_instances_seen: 0 };
-            return Ok(Event::EndOfEpoch);
-        }
-        let indices: Vec<u32> = rest[..size]
-            .iter()
-            .skip(self.config.rank)
-            .step_by(self.config.world_size)
-            .copied()
-            .collect();
-        self.order = Some(order);
-        let batch = self.read(indices)?;
-        self.state.n_instances_seen = seen + size;
-        Ok(Event::Batch { batch, n_instances_seen: self.state.n_instances_seen })
-    }
-
-    fn read(&self, indices: Vec<u32>) -> Result<Batch> {
-        let seq_len = self.dataset.seq_len();
-        let mut tokens = vec![0; indices.len() * seq_len];
-        for (&index, row) in indices.iter().zip(tokens.chunks_exact_mut(seq_len)) {
-            self.dataset.read_into(index as usize, row)?;
-        }
-        Ok(Batch { indices, tokens, seq_len })
-    }
-
-    fn shuffled(&self) -> Result<DataOrder> {
-        let DataLoaderConfig { world_size, rank, seed, tail, shuffle, max_examples, .. } =
-            self.config;
-        let order = DataOrderConfig {
-            seed,
-            epoch: self.state.epoch,
-            world_size,
-            rank,
-            tail,
-            start_index: 0,
-            max_examples,
-            shuffle,
-        };
-        DataOrder::new(self.dataset.len(), &order)
     }
 }

@@ -21,7 +21,7 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::ColumnDescriptor;
 
-use crate::documents::{Document, MAX_LINE_BYTES};
+use crate::documents::Document;
 use crate::{Error, Result};
 
 /// Rows decoded in one go.
@@ -32,6 +32,7 @@ pub(crate) struct ParquetRows {
     path: Arc<Path>,
     file: SerializedFileReader<File>,
     columns: Columns,
+    max_text_bytes: u64,
     n_bytes: u64,
     next_row_group: usize,
     group: Option<RowGroup>,
@@ -70,7 +71,7 @@ enum RowId {
 
 impl ParquetRows {
     /// Opens a file and finds its columns.
-    pub(crate) fn open(path: &Path) -> Result<Self> {
+    pub(crate) fn open(path: &Path, max_text_bytes: u64) -> Result<Self> {
         let file = File::open(path).map_err(Error::io(path))?;
         let n_bytes = file.metadata().map_err(Error::io(path))?.len();
         let file = guarded(path, || SerializedFileReader::new(file))?;
@@ -82,6 +83,7 @@ impl ParquetRows {
             path: path.into(),
             file,
             columns,
+            max_text_bytes,
             n_bytes,
             next_row_group: 0,
             group: None,
@@ -103,7 +105,7 @@ impl ParquetRows {
         self.n_rows_read += 1;
         let line = self.n_rows_read;
         let path = Arc::clone(&self.path);
-        document(row, path, line).map(Some).map_err(|reason| Error::BadRow {
+        document(row, path, line, self.max_text_bytes).map(Some).map_err(|reason| Error::BadRow {
             path: self.path.to_path_buf(),
             line,
             reason,
@@ -269,11 +271,11 @@ fn read_ids(
 }
 
 /// A document of a row, or what is wrong with that.
-fn document(row: Row, path: Arc<Path>, line: u64) -> Result<Document, String> {
+fn document(row: Row, path: Arc<Path>, line: u64, max_bytes: u64) -> Result<Document, String> {
     let Some(text) = row.text else { return Err("the text is missing".to_owned()) };
-    if text.len() as u64 > MAX_LINE_BYTES {
+    if text.len() as u64 > max_bytes {
         let n_bytes = text.len();
-        return Err(format!("{n_bytes} bytes long, at most {MAX_LINE_BYTES} are read"));
+        return Err(format!("{n_bytes} bytes long, at most {max_bytes} are read"));
     }
     let utf8 = |bytes: &ByteArray, what: &str| {
         let text = std::str::from_utf8(bytes.data());

@@ -8,7 +8,7 @@ use std::num::NonZeroUsize;
 use std::sync::mpsc::{self, Receiver};
 use std::thread::{self, JoinHandle};
 
-use crate::loader::{BatchReader, Event};
+use crate::batch_reader::{BatchReader, Event};
 use crate::{Error, Result};
 
 /// The near end of a thread that reads ahead.

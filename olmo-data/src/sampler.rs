@@ -17,8 +17,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::check_n_instances;
 use crate::global_indices::GlobalIndices;
+use crate::instance_table::check_n_instances;
 use crate::rng::{Generator, ShuffledRange};
 use crate::{Error, Result};
 

@@ -196,6 +196,26 @@ impl TokenFile {
         Ok(())
     }
 
+    /// As [`TokenFile::read_into`]; a token at or past `vocab_size` is an error.
+    pub(crate) fn read_checked(
+        &self,
+        start: usize,
+        tokens: &mut [u32],
+        vocab_size: Option<u32>,
+    ) -> Result<()> {
+        self.read_into(start, tokens)?;
+        let Some(limit) = vocab_size else { return Ok(()) };
+        match tokens.iter().position(|&token| token >= limit) {
+            None => Ok(()),
+            Some(at) => Err(Error::TokenOutOfRange {
+                path: self.path.clone(),
+                position: (start + at) as u64,
+                token: tokens[at].into(),
+                limit: limit.into(),
+            }),
+        }
+    }
+
     fn fill_narrowed(&self, start: usize, tokens: &mut [u32], bytes: &[u8]) -> Result<()> {
         let (words, _) = bytes.as_chunks::<8>();
         for (i, (token, &word)) in tokens.iter_mut().zip(words).enumerate() {

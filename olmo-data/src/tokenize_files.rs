@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use crate::documents::{BadRows, Corpus};
+use crate::documents::Corpus;
 use crate::manifest::{Counts, InputFile, Manifest, Settings};
 use crate::tokenize::{Progress, Tokenize, TokenizeReport, write_rejected};
 use crate::{Error, Result};
@@ -54,7 +54,7 @@ impl Tokenize {
                     change(total);
                     progress(*total)
                 };
-                self.tokenize_file(path, corpus.bad_rows(), folder, prefix, &settings, &advance)
+                self.tokenize_file(path, corpus, folder, prefix, &settings, &advance)
             })
             .collect::<Result<_>>()?;
         let mut counts = Counts::default();
@@ -73,7 +73,7 @@ impl Tokenize {
     fn tokenize_file(
         &self,
         path: &Path,
-        bad_rows: BadRows,
+        corpus: &Corpus,
         folder: &Path,
         prefix: String,
         settings: &Settings,
@@ -96,7 +96,8 @@ impl Tokenize {
             });
             return if stop.is_break() { Err(Error::Cancelled) } else { Ok(manifest) };
         }
-        let corpus = Corpus::new([path], bad_rows)?;
+        let corpus =
+            Corpus::new([path], corpus.bad_rows())?.with_max_line_bytes(corpus.max_line_bytes());
         let mut before = (0, 0, 0);
         let rejected_path = folder.join(format!("{prefix}-rejected.jsonl"));
         let series = self.write_series(&corpus, folder, prefix, &mut |counts, documents| {

@@ -155,7 +155,11 @@ fn loader_batches_are_those_of_the_original_trainer() {
 
         let order = order_config(case);
         let sizes: Vec<usize> = plain(&case["batch_sizes"]);
-        let state = LoaderState { epoch: order.epoch, n_instances_seen: order.start_index };
+        let state = LoaderState {
+            epoch: order.epoch,
+            n_instances_seen: order.start_index,
+            ..LoaderState::default()
+        };
         for (rank, indices) in list(&case["ranks"]).iter().enumerate() {
             let indices: Vec<u32> = plain(indices);
             let config = DataLoaderConfig {
@@ -167,6 +171,7 @@ fn loader_batches_are_those_of_the_original_trainer() {
                 shuffle: order.shuffle,
                 max_examples: order.max_examples,
                 prefetch: 1,
+                ..DataLoaderConfig::default()
             };
             let mut loader = match DataLoader::new(Arc::clone(&dataset), config, state) {
                 Ok(loader) => loader,

@@ -24,6 +24,11 @@ fn loader(dataset: &Arc<TokenDataset>, config: DataLoaderConfig, state: LoaderSt
     DataLoader::new(Arc::clone(dataset), config, state).expect("a loader")
 }
 
+/// The state after some instances of an epoch.
+fn state(epoch: u64, n_instances_seen: usize) -> LoaderState {
+    LoaderState { epoch, n_instances_seen, n_tokens_seen: (n_instances_seen * SEQ_LEN) as u64 }
+}
+
 /// One global batch from the batches of all ranks.
 fn weave(ranks: &[Batch]) -> Vec<u32> {
     (0..ranks[0].n_instances())
@@ -55,11 +60,11 @@ fn each_epoch_has_its_own_shuffle_and_whole_batches() {
         let order =
             DataOrder::new(11, &DataOrderConfig { seed: 7, epoch, ..Default::default() }).unwrap();
         for b in 0..3 {
-            assert_eq!(loader.state(), LoaderState { epoch, n_instances_seen: 3 * b });
+            assert_eq!(loader.state(), state(epoch, 3 * b));
             let batch = loader.next_in_epoch().unwrap().unwrap();
             assert_eq!(batch.indices, order.global_indices()[3 * b..3 * b + 3]);
         }
-        assert_eq!(loader.state(), LoaderState { epoch, n_instances_seen: 9 });
+        assert_eq!(loader.state(), state(epoch, 9));
         assert_eq!(loader.next_in_epoch().unwrap(), None);
     }
 }
@@ -100,7 +105,7 @@ fn settings_that_make_no_sense_are_errors() {
     assert!(matches!(found, Some(Error::NoBatches { n_instances: 11, global_batch_size: 12 })));
     let padded =
         DataLoaderConfig { global_batch_size: 2, world_size: 2, tail: Tail::Pad, ..default };
-    let odd = LoaderState { epoch: 0, n_instances_seen: 3 };
+    let odd = state(0, 3);
     assert!(matches!(new(padded, odd), Some(Error::Setting { name: "n_instances_seen", .. })));
 }
 
@@ -150,9 +155,9 @@ fn a_loader_dropped_with_batches_waiting_ends_its_thread() {
 
 #[test]
 fn the_state_is_plain_json() {
-    let state = LoaderState { epoch: 2, n_instances_seen: 12 };
+    let state = state(2, 12);
     let json = serde_json::to_string(&state).unwrap();
-    assert_eq!(json, r#"{"epoch":2,"n_instances_seen":12}"#);
+    assert_eq!(json, r#"{"epoch":2,"n_instances_seen":12,"n_tokens_seen":48}"#);
     assert_eq!(serde_json::from_str::<LoaderState>(&json).unwrap(), state);
 }
 

@@ -5,6 +5,7 @@
 //! files are made by `scripts/golden/dolma_tokens.py`, ids of conversations by `scripts/golden/chat.py`.
 
 use std::io::Read;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use olmo_data::{
@@ -94,6 +95,17 @@ fn token_files_of_real_documents_are_dolmas() {
         let report = tokenize.run(&corpus, folder.path()).expect("tokenized");
         assert_eq!(report.dtype.name(), text("dtype"));
         assert_eq!(Some(report.n_tokens), case["n_tokens"].as_u64());
+        let by_file = folder.path().join("by-file");
+        let by_file = tokenize
+            .run_by_file(&corpus, by_file, &mut |_| ControlFlow::Continue(()))
+            .expect("tokenized");
+        for (found, expected) in by_file.files.iter().zip(&report.files) {
+            let read = |path: &Path| std::fs::read(path).expect("written");
+            assert_eq!(read(found), read(expected));
+            let (found, expected) =
+                (found.with_extension("csv.gz"), expected.with_extension("csv.gz"));
+            assert_eq!(read(&found), read(&expected));
+        }
 
         let tokens = std::fs::read(&report.files[0]).expect("tokens");
         assert_eq!(Some(crc32fast::hash(&tokens).into()), case["tokens_crc32"].as_u64(), "{case}");

@@ -1,6 +1,7 @@
 //! Tokenizing as a whole: what is written, what is refused, what is left behind.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -277,4 +278,57 @@ fn a_file_named_twice_is_an_error() {
     let again = folder.path().join("../").join(folder.path().file_name().expect("a name"));
     let paths = [path, again.join("documents.jsonl")];
     assert!(matches!(Corpus::new(paths, BadRows::Error), Err(Error::SameFile { .. })));
+}
+
+#[test]
+fn a_line_that_is_too_long_is_rejected_by_number_and_the_rest_is_kept() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("long.jsonl.gz");
+    let file = std::fs::File::create(&path).expect("created");
+    let mut packed = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
+    let long = format!("{{\"text\": \"{}\"}}\n", "a".repeat(1 << 20));
+    for line in ["{\"text\": \"before\"}\n", &long, "{\"text\": \"after\"}\n"] {
+        packed.write_all(line.as_bytes()).expect("written");
+    }
+    packed.finish().expect("written");
+    let tokenize = Tokenize::new(&tokenizer()).expect("ready");
+    let corpus =
+        |bad_rows| Corpus::new([&path], bad_rows).expect("a corpus").with_max_line_bytes(1 << 16);
+    let error = tokenize.run(&corpus(BadRows::Error), folder.path().join("strict"));
+    let error = error.expect_err("too long").to_string();
+    assert!(error.contains("long.jsonl.gz:2: 1048589 bytes long, at most 65536"), "{error}");
+    let out = folder.path().join("tokens");
+    let report = tokenize
+        .run_by_file(&corpus(BadRows::Count), &out, &mut |_| ControlFlow::Continue(()))
+        .expect("run");
+    assert_eq!((report.n_documents, report.n_bad_rows), (2, 1));
+    let rejected = std::fs::read_to_string(out.join("part-0-rejected.jsonl")).expect("written");
+    assert!(rejected.contains("\"line\":2") && rejected.contains("1048589 bytes"), "{rejected}");
+}
+
+#[test]
+fn two_files_of_the_same_name_are_two_files() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut paths = Vec::new();
+    for part in ["a", "b"] {
+        std::fs::create_dir(folder.path().join(part)).expect("made");
+        paths.push(folder.path().join(part).join("documents.jsonl"));
+        let row = format!("{{\"id\": \"{part}\", \"text\": \"document of {part}\"}}\n");
+        std::fs::write(paths.last().expect("a path"), row).expect("written");
+    }
+    let corpus = Corpus::new(&paths, BadRows::Error).expect("a corpus");
+    let tokenizer = tokenizer();
+    let tokenize = Tokenize::new(&tokenizer).expect("ready");
+    let out = folder.path().join("tokens");
+    let report =
+        tokenize.run_by_file(&corpus, &out, &mut |_| ControlFlow::Continue(())).expect("run");
+    assert_eq!((report.n_documents, report.files.len()), (2, 2));
+    for (file, path) in report.files.iter().zip(&paths) {
+        let bounds = olmo_data::DocumentBounds::open(
+            file,
+            TokenFile::open(file, report.dtype).expect("tokens").len() as u64,
+        );
+        let bound = bounds.expect("opened").expect("there").next().expect("one").expect("sound");
+        assert_eq!(bound.source.as_deref(), path.to_str());
+    }
 }

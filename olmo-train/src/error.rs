@@ -89,6 +89,14 @@ pub enum Error {
         /// What went wrong.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Nothing of a batch is to be learnt.
+    #[error(
+        "no token of the batch of step {step} counts as a label, so there is no loss: label masks or the instance filter leave all of them out"
+    )]
+    NoLabels {
+        /// The step, from 1.
+        step: u64,
+    },
     /// The model cannot be built.
     #[error(transparent)]
     Model(#[from] olmo_model::Error),

@@ -30,6 +30,8 @@
 
 pub mod checkpoint;
 pub mod config;
+pub mod data;
+pub mod data_config;
 pub mod energy;
 pub mod error;
 pub mod evaluation;
@@ -41,6 +43,7 @@ pub mod step;
 pub mod trainer;
 
 pub use config::TrainConfig;
+pub use data_config::DataConfig;
 pub use error::Error;
 pub use metrics::{Speed, StepMetrics};
 pub use observer::{Evaluation, Observer, Outcome};

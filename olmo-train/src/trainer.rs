@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use burn::tensor::Device;
-use olmo_data::{DataLoader, LoaderState, TokenDataset};
+use olmo_data::{DataLoader, LoaderState};
 use olmo_hub::{Dtype, ModelFolder, Special, clean_leftovers, write_atomic};
 use olmo_model::{Role, Transformer};
 use olmo_optim::{
@@ -17,6 +16,7 @@ use olmo_optim::{
 
 use crate::checkpoint::{self, Contents, DataIdentity, Kept, STATE_VERSION, Saver, TrainState};
 use crate::config::TrainConfig;
+use crate::data::{self, OpenData};
 use crate::error::Error;
 use crate::faults::Faults;
 use crate::metrics::{MetricsFile, Speedometer, StepMetrics};
@@ -60,12 +60,8 @@ impl Trainer {
         let lock = lock(&config.save_folder)?;
         clean_leftovers(&config.save_folder)?;
         clean_leftovers(&checkpoints)?;
-        let dataset = open_dataset(&config)?;
-        let data = DataIdentity {
-            seed: config.data_seed(),
-            n_instances: dataset.len(),
-            sequence_length: dataset.seq_len(),
-        };
+        let OpenData { instances, fingerprint } = data::open(&config)?;
+        let data = DataIdentity::new(&config, instances.len(), fingerprint);
         let mut optimizer: Box<dyn Optimizer> = Box::new(AdamW::new(&config.adamw())?);
         let checkpoint::Found { newest, set_aside } =
             checkpoint::find(&checkpoints, config.on_damaged_checkpoint)?;
@@ -99,7 +95,7 @@ impl Trainer {
         let spikes = state.as_ref().and_then(|state| state.spikes.clone());
         Ok(Self {
             groups: groups(&config)?,
-            loader: DataLoader::new(Arc::new(dataset), config.loader(), loader_state)?,
+            loader: DataLoader::new(instances, config.loader(), loader_state)?,
             metrics,
             speedometer,
             faults: Faults::new(config.faults, spikes)?,
@@ -212,6 +208,9 @@ impl Trainer {
         let batch = self.loader.next_batch()?;
         let step = self.global_step + 1;
         let (losses, n_labels, mut gradients) = batch_gradients(&self.config, self.model(), &batch);
+        if n_labels == 0.0 {
+            return Err(Error::NoLabels { step });
+        }
         let cross_entropy = losses.cross_entropy / n_labels;
         let total_grad_norm = global_norm(gradients.iter().map(|(_, sum)| sum))?.value();
         let fault = self.faults.judge(cross_entropy, total_grad_norm);
@@ -347,14 +346,6 @@ fn lock(folder: &Path) -> Result<File, Error> {
         // A file system without locks is no reason not to train.
         Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
     }
-}
-
-/// The data, every id checked against the vocabulary as it is read.
-fn open_dataset(config: &TrainConfig) -> Result<TokenDataset, Error> {
-    let data = &config.data;
-    let dataset = TokenDataset::open(&data.paths, data.memmap_dtype, data.sequence_length)?;
-    let vocab_size = u32::try_from(config.model.vocab_size).unwrap_or(u32::MAX);
-    Ok(dataset.with_vocab_size(vocab_size))
 }
 
 fn initial_model(config: &TrainConfig, device: &Device) -> Result<Transformer, Error> {

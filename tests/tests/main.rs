@@ -3,6 +3,7 @@
 mod chain;
 mod checkpoints;
 mod curve;
+mod data;
 mod fault_rules;
 mod faults;
 mod hub;

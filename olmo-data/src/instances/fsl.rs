@@ -1,7 +1,8 @@
 //! Pieces of files of a fixed length, with masks and filter; the first part of each for a mixture.
 
-use super::source::{InstanceConfig, Sources, check_sequence_length};
-use super::{InstanceItem, Instances};
+use super::source::{InstanceConfig, Sources};
+use super::{InstanceItem, InstancePart, Instances};
+use crate::instance_table::InstanceTable;
 use crate::{Error, Result};
 
 /// OLMo-core's `NumpyFSLDataset` and `NumpyFSLDatasetMixture`.
@@ -9,9 +10,7 @@ use crate::{Error, Result};
 pub struct FslInstances {
     sources: Sources,
     config: InstanceConfig,
-    sequence_length: usize,
-    /// Index one past the last instance of each file.
-    ends: Vec<usize>,
+    table: InstanceTable,
 }
 
 impl FslInstances {
@@ -19,7 +18,7 @@ impl FslInstances {
     ///
     /// # Errors
     ///
-    /// [`Error::SeqLen`].
+    /// [`Error::SeqLen`]; [`Error::NoInstances`] where every file is shorter.
     pub fn new(sources: Sources, config: InstanceConfig, sequence_length: usize) -> Result<Self> {
         let n_tokens: Vec<u64> = sources.files().iter().map(|file| file.len() as u64).collect();
         Self::mixture(sources, config, sequence_length, &n_tokens)
@@ -29,7 +28,7 @@ impl FslInstances {
     ///
     /// # Errors
     ///
-    /// [`Error::SeqLen`]; [`Error::Setting`] where there are not as many counts as files;
+    /// As of [`FslInstances::new`]; [`Error::Setting`] where there are not as many counts as files;
     /// [`Error::TokenRange`] where a file is shorter.
     pub fn mixture(
         sources: Sources,
@@ -37,7 +36,6 @@ impl FslInstances {
         sequence_length: usize,
         n_tokens: &[u64],
     ) -> Result<Self> {
-        check_sequence_length(sequence_length)?;
         let files = sources.files();
         if n_tokens.len() != files.len() {
             return Err(Error::Setting {
@@ -46,33 +44,50 @@ impl FslInstances {
                 expected: format!("{}, one for each file", files.len()),
             });
         }
-        let mut n_instances = 0;
-        let mut ends = Vec::with_capacity(files.len());
         for (file, &end) in files.iter().zip(n_tokens) {
             if end > file.len() as u64 {
                 let (path, n_tokens) = (file.path().to_owned(), file.len() as u64);
                 return Err(Error::TokenRange { path, start: 0, end, n_tokens });
             }
-            n_instances += end as usize / sequence_length;
-            ends.push(n_instances);
         }
-        Ok(Self { sources, config, sequence_length, ends })
+        let counts = files.iter().map(|file| file.path().to_owned()).zip(n_tokens.iter().copied());
+        let table = InstanceTable::from_token_counts(counts, sources.dtype(), sequence_length)?;
+        Ok(Self { sources, config, table })
+    }
+
+    /// Lets the sequence length grow up to `max`, see
+    /// [`InstanceTable::with_max_target_sequence_length`].
+    ///
+    /// # Errors
+    ///
+    /// As said there.
+    pub fn with_max_target_sequence_length(mut self, max: usize) -> Result<Self> {
+        self.table = self.table.with_max_target_sequence_length(max)?;
+        Ok(self)
     }
 }
 
 impl Instances for FslInstances {
     fn len(&self) -> usize {
-        self.ends.last().copied().unwrap_or(0)
+        self.table.len()
+    }
+
+    fn sequence_length(&self) -> usize {
+        self.table.seq_len()
     }
 
     fn get(&self, index: usize) -> Result<InstanceItem> {
-        let file = self.ends.partition_point(|&end| end <= index);
-        if file == self.ends.len() {
-            return Err(Error::InstanceIndex { index, n_instances: self.len() });
-        }
-        let first = if file == 0 { 0 } else { self.ends[file - 1] };
-        let start = ((index - first) * self.sequence_length) as u64;
-        let (tokens, mask) = self.sources.read(file, start..start + self.sequence_length as u64)?;
+        let (file, index_in_file) = self.table.find(index)?;
+        let seq_len = self.table.seq_len() as u64;
+        let start = index_in_file as u64 * seq_len;
+        let (tokens, mask) = self.sources.read(file, start..start + seq_len)?;
         Ok(self.config.item(tokens, mask))
+    }
+
+    fn parts(&self, index: usize) -> Result<Vec<InstancePart<'_>>> {
+        let (file, index_in_file) = self.table.find(index)?;
+        let seq_len = self.table.seq_len() as u64;
+        let start = index_in_file as u64 * seq_len;
+        Ok(vec![self.sources.part(file, start..start + seq_len)])
     }
 }

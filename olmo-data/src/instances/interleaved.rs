@@ -7,7 +7,7 @@
 
 use super::padded::PaddedInstances;
 use super::source::{InstanceConfig, Sources};
-use super::{InstanceItem, Instances};
+use super::{InstanceItem, InstancePart, Instances};
 use crate::rng::Generator;
 use crate::{Error, Result};
 
@@ -83,6 +83,10 @@ impl Instances for InterleavedInstances {
         self.exempt.len() + self.interleaved.len() / self.docs_per_instance
     }
 
+    fn sequence_length(&self) -> usize {
+        self.documents.sequence_length()
+    }
+
     fn get(&self, index: usize) -> Result<InstanceItem> {
         if let Some(&document) = self.exempt.get(index) {
             return self.documents.get(document);
@@ -125,5 +129,25 @@ impl Instances for InterleavedInstances {
         config.pad(&mut input_ids, &mut label_mask, sequence_length);
         let instance_mask = config.filter.map(|_| keep.into_iter().all(|kept| kept));
         Ok(InstanceItem { input_ids, label_mask, instance_mask, doc_lens: None })
+    }
+
+    /// A part is all that is taken of a document, though it is cut up and mixed with the others.
+    fn parts(&self, index: usize) -> Result<Vec<InstancePart<'_>>> {
+        if let Some(&document) = self.exempt.get(index) {
+            return self.documents.parts(document);
+        }
+        if index >= self.len() {
+            return Err(Error::InstanceIndex { index, n_instances: self.len() });
+        }
+        let first = (index - self.exempt.len()) * self.docs_per_instance;
+        let share = (self.documents.sequence_length() / self.docs_per_instance) as u64;
+        let mut parts = Vec::new();
+        for &document in &self.interleaved[first..first + self.docs_per_instance] {
+            parts.extend(self.documents.parts(document)?.into_iter().map(|part| {
+                let end = part.tokens.end.min(part.tokens.start + share);
+                InstancePart { tokens: part.tokens.start..end, ..part }
+            }));
+        }
+        Ok(parts)
     }
 }

@@ -33,7 +33,11 @@ pub use padded::PaddedInstances;
 pub use source::{InstanceConfig, LabelMaskFile, Sources};
 pub use vsl::{VslInstances, VslOrder};
 
-use crate::Result;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::{Error, Result};
 
 /// One instance with all that goes with it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -48,6 +52,26 @@ pub struct InstanceItem {
     pub doc_lens: Option<Vec<u32>>,
 }
 
+/// What goes with the tokens of an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct InstanceMasks {
+    /// As of [`InstanceItem`].
+    pub label_mask: Option<Vec<bool>>,
+    /// As of [`InstanceItem`].
+    pub instance_mask: Option<bool>,
+    /// As of [`InstanceItem`].
+    pub doc_lens: Option<Vec<u32>>,
+}
+
+/// Where some of the tokens of an instance are from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstancePart<'a> {
+    /// The file.
+    pub path: &'a Path,
+    /// The tokens of that file.
+    pub tokens: Range<u64>,
+}
+
 /// Instances by number.
 pub trait Instances: Send + Sync {
     /// How many there are.
@@ -58,11 +82,82 @@ pub trait Instances: Send + Sync {
         self.len() == 0
     }
 
+    /// Tokens of the longest one.
+    fn sequence_length(&self) -> usize;
+
+    /// Tokens of one of them; all have the same unless this says otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InstanceIndex`] where there is no such instance.
+    fn length_of(&self, index: usize) -> Result<usize> {
+        let n_instances = self.len();
+        if index < n_instances {
+            return Ok(self.sequence_length());
+        }
+        Err(Error::InstanceIndex { index, n_instances })
+    }
+
     /// One of them.
     ///
     /// # Errors
     ///
-    /// [`Error::InstanceIndex`](crate::Error::InstanceIndex) where there is no such instance, and
-    /// those of reading.
+    /// [`Error::InstanceIndex`] where there is no such instance, and those of reading.
     fn get(&self, index: usize) -> Result<InstanceItem>;
+
+    /// Reads the tokens of one into a slice of its length.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Instances::get`]; [`Error::BufferLen`] where the slice is of another length.
+    fn read_into(&self, index: usize, tokens: &mut [u32]) -> Result<InstanceMasks> {
+        let InstanceItem { input_ids, label_mask, instance_mask, doc_lens } = self.get(index)?;
+        if input_ids.len() != tokens.len() {
+            return Err(Error::BufferLen { found: tokens.len(), expected: input_ids.len() });
+        }
+        tokens.copy_from_slice(&input_ids);
+        Ok(InstanceMasks { label_mask, instance_mask, doc_lens })
+    }
+
+    /// Where the tokens of one are from, in the order of its parts; padding is from nowhere.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InstanceIndex`] where there is no such instance.
+    fn parts(&self, index: usize) -> Result<Vec<InstancePart<'_>>>;
+
+    /// The same as instances of several lengths, which have an order of their own.
+    fn as_vsl(&self) -> Option<&VslInstances> {
+        None
+    }
+}
+
+impl<I: Instances + ?Sized> Instances for Arc<I> {
+    fn len(&self) -> usize {
+        I::len(self)
+    }
+
+    fn sequence_length(&self) -> usize {
+        I::sequence_length(self)
+    }
+
+    fn length_of(&self, index: usize) -> Result<usize> {
+        I::length_of(self, index)
+    }
+
+    fn get(&self, index: usize) -> Result<InstanceItem> {
+        I::get(self, index)
+    }
+
+    fn read_into(&self, index: usize, tokens: &mut [u32]) -> Result<InstanceMasks> {
+        I::read_into(self, index, tokens)
+    }
+
+    fn parts(&self, index: usize) -> Result<Vec<InstancePart<'_>>> {
+        I::parts(self, index)
+    }
+
+    fn as_vsl(&self) -> Option<&VslInstances> {
+        I::as_vsl(self)
+    }
 }

@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use super::documents::document_ranges;
 use super::source::{InstanceConfig, Sources, check_sequence_length};
-use super::{InstanceItem, Instances};
+use super::{InstanceItem, InstancePart, Instances};
 use crate::fingerprint::LongDocStrategy;
 use crate::{Error, Result};
 
@@ -70,6 +70,10 @@ impl Instances for PackedInstances {
         self.instances.len()
     }
 
+    fn sequence_length(&self) -> usize {
+        self.sequence_length
+    }
+
     fn get(&self, index: usize) -> Result<InstanceItem> {
         let Some(documents) = self.instances.get(index) else {
             return Err(Error::InstanceIndex { index, n_instances: self.len() });
@@ -84,6 +88,14 @@ impl Instances for PackedInstances {
         }
         self.config.pad(&mut input_ids, &mut label_mask, self.sequence_length);
         Ok(self.config.item(input_ids, label_mask))
+    }
+
+    fn parts(&self, index: usize) -> Result<Vec<InstancePart<'_>>> {
+        let Some(documents) = self.instances.get(index) else {
+            return Err(Error::InstanceIndex { index, n_instances: self.len() });
+        };
+        let part = |(file, range): &(usize, Range<u64>)| self.sources.part(*file, range.clone());
+        Ok(documents.iter().map(part).collect())
     }
 }
 

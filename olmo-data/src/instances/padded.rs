@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::documents::document_ranges;
 use super::source::{InstanceConfig, Sources, check_sequence_length};
-use super::{InstanceItem, Instances};
+use super::{InstanceItem, InstancePart, Instances};
 use crate::{Error, Result};
 
 /// OLMo-core's `NumpyPaddedFSLDataset`, for evaluation.
@@ -58,6 +58,10 @@ impl Instances for PaddedInstances {
         self.documents.len()
     }
 
+    fn sequence_length(&self) -> usize {
+        self.sequence_length
+    }
+
     fn get(&self, index: usize) -> Result<InstanceItem> {
         let Some((file, range)) = self.documents.get(index) else {
             return Err(Error::InstanceIndex { index, n_instances: self.len() });
@@ -67,5 +71,12 @@ impl Instances for PaddedInstances {
         // As in the reference: lengths of documents are those before padding.
         self.config.pad(&mut item.input_ids, &mut item.label_mask, self.sequence_length);
         Ok(item)
+    }
+
+    fn parts(&self, index: usize) -> Result<Vec<InstancePart<'_>>> {
+        match self.documents.get(index) {
+            Some((file, range)) => Ok(vec![self.sources.part(*file, range.clone())]),
+            None => Err(Error::InstanceIndex { index, n_instances: self.len() }),
+        }
     }
 }

@@ -3,9 +3,9 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::InstanceItem;
 use super::documents::document_lengths;
 use super::filter::RepetitionFilter;
+use super::{InstanceItem, InstancePart};
 use crate::fingerprint::SpecialTokenIds;
 use crate::token_file::{TokenDtype, TokenFile};
 use crate::{Error, Result};
@@ -32,6 +32,8 @@ pub struct LabelMaskFile {
 pub struct Sources {
     pub(super) files: Vec<TokenFile>,
     masks: Option<Vec<LabelMaskFile>>,
+    dtype: TokenDtype,
+    vocab_size: Option<u32>,
 }
 
 impl LabelMaskFile {
@@ -110,12 +112,28 @@ impl Sources {
                 Some(opened.collect::<Result<_>>()?)
             }
         };
-        Ok(Self { files, masks })
+        Ok(Self { files, masks, dtype, vocab_size: None })
+    }
+
+    /// Makes reading a token at or past `vocab_size` an error, which catches a wrong token type.
+    pub fn with_vocab_size(mut self, vocab_size: u32) -> Self {
+        self.vocab_size = Some(vocab_size);
+        self
+    }
+
+    /// The integer type of the files.
+    pub fn dtype(&self) -> TokenDtype {
+        self.dtype
     }
 
     /// The files.
     pub fn files(&self) -> &[TokenFile] {
         &self.files
+    }
+
+    /// Some tokens of a file as the part of an instance.
+    pub(super) fn part(&self, file: usize, tokens: Range<u64>) -> InstancePart<'_> {
+        InstancePart { path: self.files[file].path(), tokens }
     }
 
     /// Tokens of a file, and their mask.
@@ -124,7 +142,8 @@ impl Sources {
         file: usize,
         range: Range<u64>,
     ) -> Result<(Vec<u32>, Option<Vec<bool>>)> {
-        let tokens = self.files[file].read(range.start as usize..range.end as usize)?;
+        let mut tokens = vec![0; (range.end - range.start) as usize];
+        self.files[file].read_checked(range.start as usize, &mut tokens, self.vocab_size)?;
         let mask = self.masks.as_ref().map(|masks| masks[file].read(range)).transpose()?;
         Ok((tokens, mask))
     }

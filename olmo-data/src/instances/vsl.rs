@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::documents::document_ranges;
 use super::source::{InstanceConfig, Sources};
-use super::{InstanceItem, Instances};
+use super::{InstanceItem, InstancePart, Instances};
 use crate::rng::Generator;
 use crate::sampler::check_rank;
 use crate::vsl_curriculum::{Bucket, VslCurriculum};
@@ -141,11 +141,33 @@ impl Instances for VslInstances {
         self.pieces.len()
     }
 
+    fn sequence_length(&self) -> usize {
+        self.lengths.last().copied().unwrap_or(0)
+    }
+
+    fn length_of(&self, index: usize) -> Result<usize> {
+        match self.pieces.get(index) {
+            Some((_, range)) => Ok((range.end - range.start) as usize),
+            None => Err(Error::InstanceIndex { index, n_instances: self.len() }),
+        }
+    }
+
+    fn as_vsl(&self) -> Option<&VslInstances> {
+        Some(self)
+    }
+
     fn get(&self, index: usize) -> Result<InstanceItem> {
         let Some((file, range)) = self.pieces.get(index) else {
             return Err(Error::InstanceIndex { index, n_instances: self.len() });
         };
         let (tokens, _) = self.sources.read(*file, range.clone())?;
         Ok(self.config.item(tokens, None))
+    }
+
+    fn parts(&self, index: usize) -> Result<Vec<InstancePart<'_>>> {
+        match self.pieces.get(index) {
+            Some((file, range)) => Ok(vec![self.sources.part(*file, range.clone())]),
+            None => Err(Error::InstanceIndex { index, n_instances: self.len() }),
+        }
     }
 }

@@ -37,8 +37,8 @@ pub fn load(
     let train = dir.join(TRAIN_FOLDER);
     let state = read_state(&train.join(STATE_FILE))?;
     let other_run = |message| Error::OtherRun { path: dir.to_owned(), message };
-    if state.data != *data {
-        return Err(other_run(format!("its data is {:?}, this run's is {data:?}", state.data)));
+    if let Some(obstacle) = state.data.obstacle(data) {
+        return Err(other_run(obstacle));
     }
     let folder = ModelFolder::open(dir)?;
     if folder.model_config() != config {

@@ -5,6 +5,7 @@
 //! SHA-256 of every file. A folder gets its name only when all of it is on the disk, and loses it
 //! before its files, so one that is there is whole, unless a disk has damaged it since.
 
+mod data_identity;
 mod find;
 mod load;
 mod manifest;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 
+pub use data_identity::DataIdentity;
 pub use find::{Found, check, find};
 pub use load::{Loaded, load};
 pub use manifest::{FileRecord, Manifest};
@@ -48,18 +50,6 @@ pub struct TrainState {
     /// What spikes are measured by; absent where they are not looked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spikes: Option<SkipStep>,
-}
-
-/// What the order of the data depends on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DataIdentity {
-    /// Seed of the order.
-    pub seed: u64,
-    /// Instances of all files together.
-    pub n_instances: usize,
-    /// Tokens in an instance.
-    pub sequence_length: usize,
 }
 
 /// Layout of `state.json` that this version writes and reads.

@@ -8,7 +8,7 @@ mod read;
 
 use std::path::{Path, PathBuf};
 
-use olmo_data::{Tail, TokenDtype};
+use olmo_data::Tail;
 use olmo_model::config::FeedForwardConfig;
 use olmo_model::{InitConfig, ModelConfig, RouterWeights};
 use olmo_optim::{AdamWConfig, GradNormLimit, GroupRules, Schedule};
@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::checkpoint::{OnDamage, SaveRules};
+use crate::data_config::DataConfig;
 use crate::energy::EnergyConfig;
 use crate::error::Error;
 use crate::evaluation::{self, EvaluatorConfig};
@@ -121,25 +122,6 @@ pub struct TrainConfig {
     pub energy: EnergyConfig,
 }
 
-/// Token files and how they are cut into instances.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DataConfig {
-    /// Raw token files, in order.
-    pub paths: Vec<PathBuf>,
-    /// Number format of the files.
-    #[serde(default)]
-    pub memmap_dtype: TokenDtype,
-    /// Tokens in an instance.
-    pub sequence_length: usize,
-    /// Seed of the order, where it is not that of the run.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub seed: Option<u64>,
-    /// Batches read ahead.
-    #[serde(default = "default_prefetch")]
-    pub prefetch: usize,
-}
-
 /// What routers add to the loss, named as in OLMo-core; each is of the mean over tokens and layers.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -163,10 +145,6 @@ fn default_seed() -> u64 {
 
 fn default_true() -> bool {
     true
-}
-
-fn default_prefetch() -> usize {
-    2
 }
 
 impl TrainConfig {
@@ -225,9 +203,11 @@ impl TrainConfig {
         self.data.seed.unwrap_or(self.seed)
     }
 
-    pub(crate) fn loader(&self) -> olmo_data::DataLoaderConfig {
+    /// Settings of the run's loader, for one rank.
+    pub fn loader(&self) -> olmo_data::DataLoaderConfig {
         olmo_data::DataLoaderConfig {
             global_batch_size: self.global_train_batch_size,
+            order: self.data.batch_order(),
             seed: self.data_seed(),
             tail: Tail::Drop,
             prefetch: self.data.prefetch,
@@ -307,8 +287,6 @@ impl TrainConfig {
                 .to_owned(),
         );
         let seq = self.data.sequence_length;
-        check(seq >= 2, format!("data.sequence_length is {seq}, expected at least 2"));
-        check(!self.data.paths.is_empty(), "data.paths is empty, expected token files".to_owned());
         let z = self.z_loss;
         check(z.is_finite() && z >= 0.0, format!("z_loss is {z}, expected a number of at least 0"));
         if let Some(RouterLossConfig { lb_loss_weight, z_loss_weight }) = self.router_losses {
@@ -340,6 +318,8 @@ impl TrainConfig {
         problems.extend(evaluation::problems(&self.evaluators, self.eval_interval));
         problems.extend(self.faults.problems());
         problems.extend(self.energy.problems());
+        let vocab_size = self.model.vocab_size;
+        problems.extend(self.data.problems(self.eos_token_id, self.pad_token_id, vocab_size));
         problems.extend(self.adamw().validate().err().map(|e| e.to_string()));
         problems.extend(self.scheduler.validate(lr).err().map(|e| e.to_string()));
         problems

@@ -1,5 +1,7 @@
 //! Tests of the configuration.
 
+use olmo_data::{BatchOrder, VslCurriculum};
+
 use super::*;
 
 const YAML: &str = "
@@ -55,6 +57,33 @@ fn routers_have_the_published_losses_unless_others_are_given() {
     assert!(error.contains("only with a model of experts"), "{error}");
     let error = parse(&[moe, "router_losses.lb_loss_weight=-1"]).expect_err("below 0");
     assert!(error.to_string().contains("router_losses.lb_loss_weight is -1"), "{error}");
+}
+
+#[test]
+fn data_are_those_of_olmo_core_where_asked() {
+    let order = |overrides: &[&str]| parse(overrides).expect("sound").loader().order;
+    assert_eq!(order(&[]), BatchOrder::Olmo);
+    assert_eq!(order(&["data.order=olmo_core"]), BatchOrder::OlmoCore { chunk_size: 1 });
+    let growing = "data.dataset={name: fsl, max_target_sequence_length: 256}";
+    let grown = order(&["data.order=olmo_core", growing]);
+    assert_eq!(grown, BatchOrder::OlmoCore { chunk_size: 4 });
+    let vsl = "data.dataset={name: vsl, min_sequence_length: 8, \
+               curriculum: {name: grow_p2, num_cycles: 2, balanced: true}}";
+    let curriculum = VslCurriculum::GrowP2 { num_cycles: 2, balanced: true };
+    let found = order(&["data.order=olmo_core", "eos_token_id=0", vsl]);
+    assert_eq!(found, BatchOrder::OlmoCoreVsl { curriculum });
+
+    let message = |overrides: &[&str]| parse(overrides).expect_err("wrong").to_string();
+    assert!(message(&[vsl, "eos_token_id=0"]).contains("expected olmo_core"));
+    assert!(message(&[growing]).contains("data.order: olmo_core"));
+    let packed = message(&["data.dataset={name: packed_fsl}"]);
+    assert!(packed.contains("eos_token_id is missing"), "{packed}");
+    assert!(packed.contains("pad_token_id is missing"), "{packed}");
+    assert!(message(&["data.generate_doc_lengths=true"]).contains("attention cannot"));
+    assert!(message(&["eos_token_id=999999"]).contains("model.vocab_size"));
+    assert!(message(&["data.dataset={name: fsl, chunks: 3}"]).contains("chunks"));
+    let mixture = "data.dataset={name: fsl_mixture, requested_tokens: 9, sources: []}";
+    assert!(message(&[mixture]).contains("expected neither"));
 }
 
 #[test]

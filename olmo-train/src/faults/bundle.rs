@@ -37,6 +37,9 @@ pub struct FaultRecord {
     pub tokens: Vec<u32>,
     /// Tokens of a row.
     pub seq_len: usize,
+    /// Which tokens count as labels, where not all do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label_mask: Option<Vec<bool>>,
     /// File, place and documents of each row, where the files tell.
     pub instances: Vec<InspectedInstance>,
 }
@@ -49,6 +52,7 @@ struct Recorded {
     indices: Vec<u32>,
     tokens: Vec<u32>,
     seq_len: usize,
+    label_mask: Option<Vec<bool>>,
 }
 
 impl FaultRecord {
@@ -58,8 +62,9 @@ impl FaultRecord {
         batch: &Batch,
         instances: Vec<InspectedInstance>,
     ) -> Self {
-        let Batch { indices, tokens, seq_len } = batch.clone();
-        Self { step, fault: fault.to_string(), indices, tokens, seq_len, instances }
+        let Batch { indices, tokens, seq_len, label_mask, .. } = batch.clone();
+        let fault = fault.to_string();
+        Self { step, fault, indices, tokens, seq_len, label_mask, instances }
     }
 }
 
@@ -136,10 +141,12 @@ pub fn replay(dir: &Path, device: &Device) -> Result<Replay, Error> {
     let text =
         fs::read_to_string(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
     let wrong = |message: String| Error::Checkpoint { path: path.clone(), message };
-    let Recorded { step, fault, indices, tokens, seq_len } =
+    let Recorded { step, fault, indices, tokens, seq_len, label_mask } =
         serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
-    let batch = Batch { indices, tokens, seq_len };
-    if seq_len != config.data.sequence_length
+    let batch = Batch { indices, tokens, seq_len, label_mask, doc_lens: None };
+    let is_other = |mask: &Vec<bool>| mask.len() != batch.tokens.len();
+    if !(1..=config.data.sequence_length).contains(&seq_len)
+        || batch.label_mask.as_ref().is_some_and(is_other)
         || batch.indices.is_empty()
         || batch.indices.len().checked_mul(seq_len) != Some(batch.tokens.len())
     {

@@ -11,7 +11,7 @@ use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use olmo_data::inspect::InspectedInstance;
-use olmo_data::{Batch, Inspector, InstanceTable, Tail};
+use olmo_data::{Batch, describe_instances};
 use olmo_model::Transformer;
 use olmo_optim::SkipStep;
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use self::bundle::{FaultRecord, Replay, replay};
 pub use self::spike::SpikeConfig;
 use crate::config::TrainConfig;
+use crate::data::{self, OpenData};
 use crate::error::Error;
 
 /// Instances of a batch that a message names; the bundle has all of them.
@@ -193,13 +194,8 @@ impl Faults {
 
 /// Where the instances of a batch lie; empty where the files do not tell.
 fn name_batch(run: &TrainConfig, indices: &[u32]) -> Vec<InspectedInstance> {
-    let data = &run.data;
-    InstanceTable::open(data.paths.clone(), data.memmap_dtype, data.sequence_length)
-        .and_then(|table| {
-            Inspector::new(table, run.global_train_batch_size, run.data_seed(), 0, Tail::Drop)
-        })
-        .and_then(|inspector| inspector.describe(indices, None))
-        .unwrap_or_default()
+    let Ok(OpenData { instances, .. }) = data::open(run) else { return Vec::new() };
+    describe_instances(&instances, run.data.memmap_dtype, indices, None).unwrap_or_default()
 }
 
 /// The first instances of a batch in a line.

@@ -1,10 +1,11 @@
 //! The gradients of a whole batch, micro-batch by micro-batch.
 
 use olmo_data::Batch;
-use olmo_model::{Labels, LossValues, Transformer};
+use olmo_model::{LossValues, Transformer};
 
 use super::{Gradients, StepOptions, micro_batch};
 use crate::config::TrainConfig;
+use crate::data::micro_batches;
 
 /// Summed losses of a batch, its labelled tokens, and the gradients of its mean objective.
 pub(crate) fn batch_gradients(
@@ -13,12 +14,9 @@ pub(crate) fn batch_gradients(
     batch: &Batch,
 ) -> (LossValues, f64, Gradients) {
     let seq = batch.seq_len;
-    let micro_tokens = config.device_train_microbatch_size * seq;
-    let micro_batches: Vec<_> = batch
-        .tokens
-        .chunks(micro_tokens)
-        .map(|tokens| (tokens, Labels::next_token(tokens, seq)))
-        .collect();
+    // As many tokens where instances are shorter than the longest.
+    let micro_tokens = config.device_train_microbatch_size * config.data.sequence_length;
+    let micro_batches = micro_batches(batch, micro_tokens);
     let n_labels = micro_batches.iter().map(|(_, labels)| labels.count()).sum::<usize>() as f64;
     let options = StepOptions {
         precision: config.precision,

@@ -119,3 +119,83 @@ fn a_step_of_an_official_run_is_shown_and_its_documents_found() {
         assert!(stderr.contains(message), "{stderr}");
     }
 }
+
+#[test]
+fn a_step_of_our_own_run_is_shown_in_either_order_and_of_any_dataset() {
+    let folder = TempDir::new().unwrap();
+    let tokenizer = tokens(folder.path());
+    let paths: Vec<String> = (0..2)
+        .map(|i| folder.path().join(format!("tokens/part-0-0000{i}.npy")).display().to_string())
+        .collect();
+    let config = folder.path().join("ours.yaml");
+    let inspect = |data: Value, rest: &[&str]| {
+        let mut run = json!({
+            "run_name": "ours", "save_folder": "nowhere", "tokenizer": tokenizer, "eos_token_id": 0,
+            "pad_token_id": 1, "scheduler": {"name": "constant"}, "global_train_batch_size": 4,
+            "device_train_microbatch_size": 4, "max_duration": 60, "save_interval": 20,
+            "model": {
+                "preset": "olmo2_1b", "d_model": 32, "n_layers": 1, "vocab_size": 300,
+                "max_sequence_length": 32,
+                "attention": {"n_heads": 4, "n_kv_heads": 2, "head_dim": 8},
+                "feed_forward": {"kind": "swiglu", "hidden_size": 48},
+            },
+            "data": {"paths": paths, "sequence_length": 16, "seed": 5},
+        });
+        run["data"].as_object_mut().unwrap().extend(data.as_object().unwrap().clone());
+        fs::write(&config, run.to_string()).unwrap();
+        let base = ["data", "inspect", config.to_str().unwrap(), "--json"];
+        json_of(base.iter().chain(rest))
+    };
+    let indices = |report: &Value| -> Vec<u32> {
+        let instances = report["instances"].as_array().unwrap().iter();
+        instances.map(|one| one["index"].as_u64().unwrap() as u32).collect()
+    };
+
+    // OLMo-core's order: of the second epoch too, in chunks, and where a document was seen.
+    let core = json!({
+        "order": "olmo_core", "dataset": {"name": "fsl", "max_target_sequence_length": 32},
+    });
+    let n_chunks: u64 = paths.iter().map(|path| fs::metadata(path).unwrap().len() / 2 / 32).sum();
+    let per_epoch = 2 * n_chunks / 4;
+    for (epoch, step) in [(1, 3), (2, per_epoch + 3)] {
+        let mut chunks: Vec<u32> = (0..n_chunks as u32).collect();
+        Generator::new(5 + epoch).shuffle(&mut chunks);
+        let expected: Vec<u32> = chunks[4..6].iter().flat_map(|c| [2 * c, 2 * c + 1]).collect();
+        let report = inspect(core.clone(), &["--step", &step.to_string()]);
+        assert_eq!(indices(&report), expected);
+        let document = report["instances"][1]["documents"][0]["id"].as_str().unwrap();
+        let found = inspect(core.clone(), &["--find", document]);
+        let seen = |one: &Value| one["step"] == step && one["row"] == 1 && one["epoch"] == epoch;
+        assert!(found["sightings"].as_array().unwrap().iter().any(seen), "{found}");
+    }
+
+    for dataset in [
+        json!({"name": "packed_fsl", "source_group_size": 2}),
+        json!({"name": "padded_fsl"}),
+        json!({"name": "interleaved_fsl", "docs_per_instance": 2, "chunks_per_doc": 2, "seed": 3}),
+        json!({"name": "vsl", "min_sequence_length": 4}),
+    ] {
+        let mut data = json!({"order": "olmo_core", "dataset": dataset});
+        if dataset["name"] == "vsl" {
+            data["sequence_length"] = json!(8);
+        }
+        let whole = inspect(data.clone(), &["--step", "2"]);
+        assert!(!indices(&whole).is_empty());
+        for instance in whole["instances"].as_array().unwrap() {
+            let text = instance["text"].as_str().unwrap();
+            let documents = instance["documents"].as_array().unwrap();
+            assert!(!documents.is_empty(), "{instance}");
+            assert!(instance["path"].as_str().unwrap().contains("/tokens/part-"));
+            if dataset["name"] == "packed_fsl" {
+                let whole = |one: &Value| {
+                    let number = &one["id"].as_str().unwrap()[1..];
+                    text.contains(&format!("the mill turns {number} times"))
+                };
+                assert!(documents.iter().all(whole), "{instance}");
+            }
+        }
+        let rank = inspect(data, &["--step", "2", "--rank", "1", "--world-size", "2"]);
+        assert_eq!(indices(&rank).len() * 2, indices(&whole).len());
+        assert!(indices(&rank).iter().all(|index| indices(&whole).contains(index)));
+    }
+}

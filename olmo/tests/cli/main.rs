@@ -206,6 +206,54 @@ fn data_orders_are_those_of_the_original_trainer() {
 }
 
 #[test]
+fn data_orders_are_those_of_olmo_core_and_saved_under_its_names() {
+    let golden = fs::read(golden("data/core_order.json")).unwrap();
+    let golden: Value = serde_json::from_slice(&golden).unwrap();
+    for order in golden["orders"].as_array().unwrap() {
+        let case = &order["case"];
+        if case["shuffle"] == false {
+            continue;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let lengths = case["lengths"].as_array().unwrap().iter().enumerate();
+        let tokens = lengths.map(|(i, length)| {
+            let length = length.as_u64().unwrap() as usize;
+            write(&folder, &format!("{i}.npy"), vec![0; length * 2])
+        });
+        let tokens: Vec<PathBuf> = tokens.collect();
+        let seq_len = case["sequence_length"].as_u64().unwrap();
+        let batch = case["first"]["global_batch_size"].as_u64().unwrap() / seq_len;
+        for (rank, batches) in order["first"].as_array().unwrap().iter().enumerate() {
+            let mut command = olmo(["data", "order", "--order", "olmo-core", "--json"]);
+            command.args(["--seed", &case["seed"].to_string()]);
+            command.args(["--epoch", &case["epoch"].to_string(), "--rank", &rank.to_string()]);
+            command.args(["--world-size", &case["first"]["world_size"].to_string()]);
+            command.args(["--seq-len", &seq_len.to_string()]);
+            command.args(["--global-batch-size", &batch.to_string()]);
+            command.args(["--save-to", text(&folder.path().join("work"))]).args(&tokens);
+            if let Some(max) = case["max_target_sequence_length"].as_u64() {
+                command.args(["--max-target-sequence-length", &max.to_string()]);
+            }
+            let output = command.assert().success().get_output().stdout.clone();
+            let report: Value = serde_json::from_slice(&output).unwrap();
+            let expected = batches.as_array().unwrap().iter();
+            let expected: Vec<&Value> =
+                expected.flat_map(|batch| batch["index"].as_array().unwrap()).collect();
+            let found = report["indices"].as_array().unwrap().iter().take(expected.len());
+            assert!(found.eq(expected), "{case}");
+            let file = Path::new(report["file"].as_str().unwrap());
+            assert_eq!(file.file_name().unwrap().to_str(), order["file"].as_str());
+            let saved: Vec<u32> = fs::read(file)
+                .unwrap()
+                .chunks_exact(4)
+                .map(|bytes| u32::from_le_bytes(bytes.try_into().unwrap()))
+                .collect();
+            assert_eq!(json!(saved), order["global_indices"]);
+        }
+    }
+}
+
+#[test]
 fn models_are_listed_and_shown() {
     let list = json_of(["model", "list", "--json"]);
     let names: Vec<&str> =

@@ -1,14 +1,19 @@
 //! `olmo data inspect`: what a run saw at a step, and when it saw a document.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use olmo_data::inspect::{InspectedInstance, Sighting};
 use olmo_data::official::{MaxDuration, OfficialRun, OfficialYaml};
 use olmo_data::{
-    GlobalIndices, Inspector, InstanceTable, PathMap, PathRule, Tail, TokenDtype, Tokenizer,
+    BatchOrder, DataLoader, DataLoaderConfig, GlobalIndices, Inspector, InstanceTable, LoaderState,
+    PathMap, PathRule, Tail, TokenDtype, Tokenizer, describe_instances,
 };
+use olmo_train::TrainConfig;
+use olmo_train::data::{self, OpenData};
+use olmo_train::data_config::DatasetConfig;
 use serde::Serialize;
 
 use crate::{output, progress};
@@ -18,9 +23,11 @@ const SHOWN: usize = 240;
 
 /// Print the instances of one step: file, offset, documents, text
 ///
-/// CONFIG is a configuration of OLMo's original trainer as it is, or one of ours. Of the token files
-/// only the sizes are needed, their `.csv.gz` for documents, their tokens for text. The order is
-/// found again from the seed, or read from a saved `global_indices.npy`.
+/// CONFIG is a configuration of OLMo's original trainer as it is, or one of ours, with either order
+/// and any dataset; those of OLMo-core are Python programs, which cannot be read: write their data
+/// into one of ours. Of the token files only the sizes are needed, their `.csv.gz` for documents,
+/// their tokens for text, and where instances are made of documents. The order is found again from
+/// the seed, or read from a saved `global_indices.npy`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   olmo data inspect OLMo-7B.yaml --step 1000 --path-map https://olmo-data.org=/data --json")]
@@ -63,8 +70,19 @@ struct Run {
     seed: u64,
     epoch: u64,
     tail: Tail,
+    /// Chunk size in OLMo-core's order.
+    chunk_size: Option<usize>,
+    max_target_sequence_length: Option<usize>,
     max_duration: Option<MaxDuration>,
     tokenizer: Option<String>,
+}
+
+/// A configuration of either kind.
+enum Config {
+    /// Instances are pieces of files, whose sizes tell all.
+    Pieces(Run),
+    /// Ours, with instances that are made of more than that.
+    Instances(Box<TrainConfig>),
 }
 
 #[derive(Debug, Serialize)]
@@ -81,13 +99,22 @@ struct FindReport<'a> {
 
 impl Inspect {
     pub(crate) fn run(&self) -> Result<()> {
-        let run = read(&self.config)?;
         let map = PathMap::new(self.path_map.iter().cloned());
+        let run = match read(&self.config)? {
+            Config::Pieces(run) => run,
+            Config::Instances(config) => return self.instances(*config, &map),
+        };
         let files = run.paths.iter().map(|path| map.resolve(path)).collect::<Result<Vec<_>, _>>();
         let files = files.context("a token file is not on this machine; use --path-map FROM=TO")?;
-        let table = InstanceTable::open(files, run.dtype, run.sequence_length)?;
+        let mut table = InstanceTable::open(files, run.dtype, run.sequence_length)?;
+        if let Some(max) = run.max_target_sequence_length {
+            table = table.with_max_target_sequence_length(max)?;
+        }
         let mut inspector =
             Inspector::new(table, run.global_batch_size, run.seed, run.epoch, run.tail)?;
+        if let Some(chunk_size) = run.chunk_size {
+            inspector = inspector.with_olmo_core_order(chunk_size);
+        }
         if let Some(path) = &self.global_indices {
             inspector = inspector.with_global_indices(GlobalIndices::open(path)?)?;
         }
@@ -117,6 +144,56 @@ impl Inspect {
         let instances = inspector.describe(&indices, tokenizer.as_ref())?;
         bar.finish_and_clear();
         self.print(StepReport { step, instances })
+    }
+
+    /// A step of a run whose instances are made of documents, or have masks.
+    fn instances(&self, mut config: TrainConfig, map: &PathMap) -> Result<()> {
+        ensure!(
+            self.find.is_none() && self.global_indices.is_none(),
+            "--find and --global-indices work only where instances are pieces of files, \
+             `data.dataset: {{name: fsl}}` without masks and filter"
+        );
+        let resolve = |path: &mut PathBuf| -> Result<()> {
+            *path = map.resolve(&path.display().to_string())?;
+            Ok(())
+        };
+        config.data.paths.iter_mut().try_for_each(resolve)?;
+        config.data.label_mask_paths.iter_mut().flatten().try_for_each(resolve)?;
+        if let DatasetConfig::FslMixture { sources, .. } = &mut config.data.dataset {
+            sources.iter_mut().flat_map(|source| &mut source.paths).try_for_each(resolve)?;
+        }
+        if let DatasetConfig::InterleavedFsl { interleaving_exempt_paths: Some(paths), .. } =
+            &mut config.data.dataset
+        {
+            paths.iter_mut().try_for_each(resolve)?;
+        }
+        let step = self.step.unwrap_or(0);
+        let last = config.max_duration;
+        ensure!(step <= last, "step {step} is past step {last}, the run's last");
+        let bar = progress::open_ended("making the instances");
+        let OpenData { instances, .. } = data::open(&config)?;
+        let ranks = self.rank.zip(self.world_size);
+        let (rank, world_size) = ranks.unwrap_or((0, 1));
+        let settings = DataLoaderConfig { rank, world_size, prefetch: 0, ..config.loader() };
+        let beginning = DataLoader::new(Arc::clone(&instances), settings, LoaderState::default())?;
+        let mut reports = Vec::new();
+        if let Some(number) = step.checked_sub(1) {
+            let per_epoch = beginning.n_batches_per_epoch() as u64;
+            let seen = number % per_epoch;
+            let state = LoaderState {
+                epoch: beginning.state().epoch + number / per_epoch,
+                n_instances_seen: seen as usize * config.global_train_batch_size,
+                n_tokens_seen: seen * config.tokens_per_step(),
+            };
+            let mut loader = DataLoader::new(Arc::clone(&instances), settings, state)?;
+            let indices = loader.next_batch()?.indices;
+            let named = config.tokenizer.as_ref().map(|path| path.display().to_string());
+            let tokenizer = self.tokenizer(named.as_deref(), map)?;
+            let dtype = config.data.memmap_dtype;
+            reports = describe_instances(&instances, dtype, &indices, tokenizer.as_ref())?;
+        }
+        bar.finish_and_clear();
+        self.print(StepReport { step, instances: reports })
     }
 
     fn find(&self, inspector: &Inspector, id: &str, n_epochs: u64) -> Result<()> {
@@ -182,29 +259,42 @@ impl Inspect {
 }
 
 /// Reads a configuration of either kind.
-fn read(path: &Path) -> Result<Run> {
+fn read(path: &Path) -> Result<Config> {
     let yaml = OfficialYaml::read(path)?;
     // Only ours says under `data` how long an instance is.
     if yaml.raw().pointer("/data/sequence_length").is_some() {
-        let config = olmo_train::TrainConfig::read(path, &[])?;
+        let config = TrainConfig::read(path, &[])?;
         let data = &config.data;
-        return Ok(Run {
+        let (chunk_size, max) = match (config.loader().order, &data.dataset) {
+            (BatchOrder::Olmo, DatasetConfig::Fsl { .. }) => (None, None),
+            (
+                BatchOrder::OlmoCore { chunk_size },
+                DatasetConfig::Fsl { max_target_sequence_length },
+            ) => (Some(chunk_size), *max_target_sequence_length),
+            _ => return Ok(Config::Instances(Box::new(config))),
+        };
+        if data.label_mask_paths.is_some() || data.instance_filter.is_some() {
+            return Ok(Config::Instances(Box::new(config)));
+        }
+        return Ok(Config::Pieces(Run {
             paths: data.paths.iter().map(|path| path.display().to_string()).collect(),
             dtype: data.memmap_dtype,
             sequence_length: data.sequence_length,
             global_batch_size: config.global_train_batch_size,
             seed: config.data_seed(),
-            epoch: 0,
+            epoch: u64::from(chunk_size.is_some()),
             tail: Tail::Drop,
+            chunk_size,
+            max_target_sequence_length: max,
             max_duration: Some(MaxDuration::Steps(config.max_duration)),
             tokenizer: config.tokenizer.as_ref().map(|path| path.display().to_string()),
-        });
+        }));
     }
     let run = OfficialRun::from_yaml(&yaml)?;
     if run.sequence_length == 0 {
         bail!("{}: model.max_sequence_length is 0, expected at least 1", path.display());
     }
-    Ok(Run {
+    Ok(Config::Pieces(Run {
         paths: run.paths()?,
         dtype: run.data.memmap_dtype,
         sequence_length: run.sequence_length,
@@ -212,7 +302,9 @@ fn read(path: &Path) -> Result<Run> {
         seed: run.data_seed,
         epoch: run.epoch,
         tail: if run.data.drop_last { Tail::Drop } else { Tail::Pad },
+        chunk_size: None,
+        max_target_sequence_length: None,
         max_duration: run.max_duration,
         tokenizer: run.tokenizer,
-    })
+    }))
 }
