@@ -156,15 +156,15 @@ fn a_request_to_terminate_saves() {
     let endless = ["max_duration=100000", "save_interval=100000", "save_interval_ephemeral=null"];
     let mut child = start(&config, &endless.map(String::from));
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    lines.next().unwrap().unwrap();
+    let first = lines.next().unwrap().unwrap();
     let pid = child.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
     // The pipe is read to its end, so that printing goes on.
-    let last = lines.map(Result::unwrap).last();
+    let last = lines.map(Result::unwrap).last().unwrap_or(first);
     let output = child.wait_with_output().unwrap();
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{message}");
-    let last: serde_json::Value = serde_json::from_str(&last.unwrap()).unwrap();
+    let last: serde_json::Value = serde_json::from_str(&last).unwrap();
     assert!(message.contains(&format!("stopped at step {}", last["step"])), "{message}");
     let latest = fs::canonicalize(folder.path().join("run/checkpoints/latest")).unwrap();
     let name = latest.file_name().unwrap().to_str().unwrap();
