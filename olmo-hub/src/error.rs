@@ -230,8 +230,9 @@ impl fmt::Display for FieldProblem {
 pub enum FolderProblem {
     /// No file of weights is there.
     #[error(
-        "there are no weights: neither model.safetensors nor its index, and neither model.pt nor \
-         pytorch_model.bin nor its index"
+        "there are no weights: neither model.safetensors nor its index, neither model.pt nor \
+         pytorch_model.bin nor its index, and no sharded checkpoint of a trainer \
+         (model_and_optim/.metadata, .metadata, model/rank0.pt or rank0.pt)"
     )]
     NoTensors,
     /// The index names a file that is not there.

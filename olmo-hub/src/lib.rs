@@ -27,6 +27,7 @@ mod pickle;
 mod pickled_keys;
 mod plan;
 pub mod read;
+mod sharded;
 mod shards;
 pub mod tensor_file;
 mod torch_file;

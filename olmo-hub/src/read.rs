@@ -6,6 +6,8 @@
 //! | `config.json` of transformers | `model.safetensors`, also in shards, or `pytorch_model.bin` |
 //! | `config.json` of type `hf_olmo` | the same files, with ai2-olmo's names |
 //! | `config.yaml` of ai2-olmo's trainer | `model.pt`, or `model.safetensors` with pickled names |
+//! | `config.json` of OLMo-core's trainer | `model_and_optim/.metadata` with `*.distcp` |
+//! | `config.yaml` of ai2-olmo's trainer | the same; `model/rank*.pt`; or `rank*.pt` |
 //!
 //! Opening reads the configuration and the headers, and checks every name, shape and dtype; loading
 //! then reads tensor by tensor straight into the model's own buffers, in whatever dtype is asked
@@ -208,15 +210,16 @@ impl ModelFolder {
     }
 
     fn stored_tensor(&self, name: &str) -> Result<Stored<'_>> {
-        let (file, entry) = self.shards.get(name).ok_or_else(|| self.no_tensor(name))?;
-        let dtype = Dtype::from_safetensors_name(&entry.dtype);
+        let tensor = self.shards.get(name).ok_or_else(|| self.no_tensor(name))?;
+        let dtype = Dtype::from_safetensors_name(&tensor.dtype);
         let dtype = dtype.ok_or_else(|| Error::TensorDtype {
             path: self.file_of(name),
             tensor: name.to_owned(),
-            found: entry.dtype.clone(),
+            found: tensor.dtype.clone(),
             supported: "F32, F16 and BF16",
         })?;
-        Ok(Stored { file, start: entry.start, n_elements: entry.n_elements(), dtype })
+        let source = self.shards.source(tensor);
+        Ok(Stored { source, n_elements: tensor.n_elements(), dtype })
     }
 
     /// With tied weights, an output projection in the file must be the embedding.
@@ -335,18 +338,18 @@ fn check_tensors(
             continue;
         }
         left_over.remove(name.as_str());
-        let Some((_, entry)) = shards.get(&name) else {
+        let Some(tensor) = shards.get(&name) else {
             if every_file_was_read {
                 problems.push(FolderProblem::Missing { name, shape });
             }
             continue;
         };
-        if Dtype::from_safetensors_name(&entry.dtype).is_none() {
-            let found = entry.dtype.clone();
+        if Dtype::from_safetensors_name(&tensor.dtype).is_none() {
+            let found = tensor.dtype.clone();
             problems.push(FolderProblem::Dtype { name: name.clone(), found });
         }
-        if entry.shape != shape {
-            let found = entry.shape.clone();
+        if tensor.shape != shape {
+            let found = tensor.shape.clone();
             problems.push(FolderProblem::Shape { name, found, expected: shape });
         }
     }

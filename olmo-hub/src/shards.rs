@@ -10,7 +10,9 @@ use crate::error::{Error, FolderProblem, Result};
 use crate::header::{Entry, Header, HeaderError};
 use crate::layout::plain_names;
 use crate::pickled_keys;
+use crate::sharded;
 use crate::torch_file;
+use crate::values::{Piece, Source};
 
 /// The file of a model that is in one.
 pub(crate) const SINGLE: &str = "model.safetensors";
@@ -28,11 +30,47 @@ const OLD_INDEX: &str = "pytorch_model.bin.index.json";
 /// In the order of preference; transformers has the same, as far as it knows them.
 const FILES: [&str; 5] = [SINGLE, INDEX, ORIGINAL, OLD_SINGLE, OLD_INDEX];
 
-/// Every tensor of a folder, and the open files they are in.
+/// Every tensor of a folder, and the files they are in.
 #[derive(Debug, Default)]
 pub(crate) struct Shards {
-    files: Vec<(String, File)>,
-    tensors: HashMap<String, (usize, Entry)>,
+    /// By their names in the folder.
+    names: Vec<String>,
+    /// Open, where every tensor is whole in one of them.
+    files: Vec<File>,
+    /// Where tensors are in pieces.
+    paths: Vec<PathBuf>,
+    tensors: HashMap<String, Tensor>,
+}
+
+/// A tensor of a folder.
+#[derive(Debug)]
+pub(crate) struct Tensor {
+    /// As in safetensors.
+    pub(crate) dtype: String,
+    pub(crate) shape: Vec<usize>,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    /// In a file, from a byte on.
+    Whole(usize, u64),
+    /// In the order of the elements, without gaps.
+    Pieces(Vec<Piece>),
+}
+
+impl Tensor {
+    pub(crate) fn n_elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// The file it begins in.
+    fn file(&self) -> usize {
+        match &self.place {
+            Place::Whole(file, _) => *file,
+            Place::Pieces(pieces) => pieces.first().map_or(0, |piece| piece.file),
+        }
+    }
 }
 
 /// `model.safetensors.index.json`.
@@ -50,7 +88,7 @@ impl Shards {
         let mut shards = Self::default();
         let there = |name: &&str| dir.join(name).symlink_metadata().is_ok();
         match FILES.into_iter().find(there) {
-            None => problems.push(FolderProblem::NoTensors),
+            None => shards.open_sharded(dir, problems),
             Some(name) if name.ends_with(".index.json") => {
                 let index = dir.join(name);
                 let text = fs::read(&index).map_err(Error::io(&index, "read"))?;
@@ -63,15 +101,26 @@ impl Shards {
         Ok(shards)
     }
 
-    /// A tensor and the file it is in.
-    pub(crate) fn get(&self, name: &str) -> Option<(&File, &Entry)> {
-        let (shard, entry) = self.tensors.get(name)?;
-        Some((&self.files[*shard].1, entry))
+    /// A tensor by its name.
+    pub(crate) fn get(&self, name: &str) -> Option<&Tensor> {
+        self.tensors.get(name)
     }
 
-    /// The name of the file that a tensor is in.
+    /// What the values of a tensor of these are read from.
+    pub(crate) fn source<'a>(&'a self, tensor: &'a Tensor) -> Source<'a> {
+        match &tensor.place {
+            Place::Whole(file, start) => Source::File(&self.files[*file], *start),
+            Place::Pieces(pieces) => Source::Pieces { paths: &self.paths, pieces, first: 0 },
+        }
+    }
+
+    /// The name of the file that a tensor is in, or begins in.
     pub(crate) fn file_name(&self, name: &str) -> &str {
-        self.tensors.get(name).map_or("", |(shard, _)| self.files[*shard].0.as_str())
+        self.tensors.get(name).map_or("", |tensor| self.name_of(tensor))
+    }
+
+    fn name_of(&self, tensor: &Tensor) -> &str {
+        self.names.get(tensor.file()).map_or("", String::as_str)
     }
 
     /// Every tensor in the order of its name.
@@ -81,7 +130,7 @@ impl Shards {
 
     /// Names of the files.
     pub(crate) fn file_names(&self) -> impl Iterator<Item = &str> {
-        self.files.iter().map(|(name, _)| name.as_str())
+        self.names.iter().map(String::as_str)
     }
 
     fn open_index(&mut self, dir: &Path, index: &Index, problems: &mut Vec<FolderProblem>) {
@@ -113,13 +162,8 @@ impl Shards {
         let mut tensors: Vec<_> = std::mem::take(&mut self.tensors).into_iter().collect();
         tensors.sort_by(|a, b| a.0.cmp(&b.0));
         let names = plain_names(tensors.iter().map(|(name, _)| name.as_str()));
-        for (name, (_, (shard, entry))) in names.into_iter().zip(tensors) {
-            if let Some((first, _)) = self.tensors.get(&name) {
-                let (first, second) = (self.files[*first].0.clone(), self.files[shard].0.clone());
-                problems.push(FolderProblem::Duplicate { name, first, second });
-            } else {
-                self.tensors.insert(name, (shard, entry));
-            }
+        for (name, (_, tensor)) in names.into_iter().zip(tensors) {
+            self.add(name, tensor, problems);
         }
     }
 
@@ -138,16 +182,35 @@ impl Shards {
                 return problems.extend(found.into_iter().map(damaged));
             }
         };
-        let shard = self.files.len();
-        self.files.push((name.to_owned(), file));
-        for entry in entries {
-            let tensor = entry.name.clone();
-            if let Some((first, _)) = self.tensors.get(&tensor) {
-                let (first, second) = (self.files[*first].0.clone(), name.to_owned());
-                problems.push(FolderProblem::Duplicate { name: tensor, first, second });
-            } else {
-                self.tensors.insert(tensor, (shard, entry));
-            }
+        let index = self.files.len();
+        self.files.push(file);
+        self.names.push(name.to_owned());
+        for Entry { name, dtype, shape, start } in entries {
+            let tensor = Tensor { dtype, shape, place: Place::Whole(index, start) };
+            self.add(name, tensor, problems);
+        }
+    }
+
+    /// The sharded forms of the trainers.
+    fn open_sharded(&mut self, dir: &Path, problems: &mut Vec<FolderProblem>) {
+        let Some(found) = sharded::open(dir, problems) else {
+            return problems.push(FolderProblem::NoTensors);
+        };
+        self.paths = found.files.iter().map(|name| dir.join(name)).collect();
+        self.names = found.files;
+        for sharded::Tensor { name, dtype, shape, pieces } in found.tensors {
+            let tensor = Tensor { dtype, shape, place: Place::Pieces(pieces) };
+            self.add(name, tensor, problems);
+        }
+    }
+
+    fn add(&mut self, name: String, tensor: Tensor, problems: &mut Vec<FolderProblem>) {
+        if let Some(first) = self.tensors.get(&name) {
+            let (first, second) =
+                (self.name_of(first).to_owned(), self.name_of(&tensor).to_owned());
+            problems.push(FolderProblem::Duplicate { name, first, second });
+        } else {
+            self.tensors.insert(name, tensor);
         }
     }
 }
@@ -168,7 +231,7 @@ fn entries(file: &File, name: &str) -> Result<Vec<Entry>, HeaderError> {
 /// Where a file leads that is a link out of its folder, `None` where it stays.
 ///
 /// In the cache of `huggingface_hub` every file is a link to `../../blobs`, which counts as inside.
-fn leads_out(dir: &Path, name: &str) -> Option<PathBuf> {
+pub(crate) fn leads_out(dir: &Path, name: &str) -> Option<PathBuf> {
     let path = dir.join(name);
     if !path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink()) {
         return None;
@@ -183,7 +246,7 @@ fn leads_out(dir: &Path, name: &str) -> Option<PathBuf> {
 }
 
 /// Whether a name is that of a file in the folder itself on every system.
-fn is_plain_name(name: &str) -> bool {
+pub(crate) fn is_plain_name(name: &str) -> bool {
     let mut components = Path::new(name).components();
     let first = components.next();
     matches!(first, Some(Component::Normal(part)) if part == name)

@@ -12,7 +12,7 @@ use crate::atomic::write_atomic;
 use crate::dtype::Dtype;
 use crate::error::{Error, Problems, Result};
 use crate::header::{Entry, Header, HeaderError, find_duplicate, header_bytes};
-use crate::values::{ReadError, Stored};
+use crate::values::{ReadError, Source, Stored};
 
 /// A tensor that is to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,8 +150,8 @@ impl TensorFile {
                 expected: end.saturating_mul(dtype.size()),
             });
         }
-        let whole =
-            Stored { file: &self.file, start: entry.start, n_elements: entry.n_elements(), dtype };
+        let source = Source::File(&self.file, entry.start);
+        let whole = Stored { source, n_elements: entry.n_elements(), dtype };
         whole.part(first, n_elements).any_f32().map_err(|error| match error {
             ReadError::Io(source) => Error::io(&self.path, "read")(source),
             ReadError::Value(value) => {

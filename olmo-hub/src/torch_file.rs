@@ -9,7 +9,7 @@ use std::fs::File;
 
 use crate::dtype::Dtype;
 use crate::header::{Entry, HeaderError};
-use crate::pickle::{Global, Id, MAX_BYTES, Node, ORDERED_DICT, Pickle, Writer};
+use crate::pickle::{Global, Id, MAX_BYTES, MAX_LIST_BYTES, Node, ORDERED_DICT, Pickle, Writer};
 use crate::values::read_exact_at;
 use crate::zip::{self, Member, ZipError};
 
@@ -61,19 +61,37 @@ impl From<ZipError> for HeaderError {
 
 /// The tensors of the torch file that is `length` bytes of a file from `base` on.
 pub(crate) fn read(file: &File, base: u64, length: u64) -> Result<Vec<Entry>, HeaderError> {
+    read_with(file, base, length, &[], |reader| match reader.pickle.root() {
+        Node::Dict(pairs) => {
+            let (mut entries, mut problems) = (Vec::new(), Vec::new());
+            reader.dict("", pairs, 0, &mut entries, &mut problems);
+            if problems.is_empty() { Ok(entries) } else { Err(problems) }
+        }
+        // A file of one tensor; pieces in torch's distributed checkpoints are such.
+        _ => match reader.tensor(String::new(), reader.pickle.root_id()) {
+            Ok(entry) => Ok(vec![entry]),
+            Err(problem) => Err(vec![problem]),
+        },
+    })
+}
+
+/// What `take` makes of a torch file, whose pickle may also name the globals `more`.
+pub(crate) fn read_with<T>(
+    file: &File,
+    base: u64,
+    length: u64,
+    more: &[Global],
+    take: impl FnOnce(&Reader<'_>) -> Result<T, Vec<String>>,
+) -> Result<T, HeaderError> {
     let members = zip::members(file, base, length)?;
     let archive = Archive::new(file, &members)?;
-    let bytes = archive.content("data.pkl", MAX_BYTES as u64)?;
+    let max_bytes = if more.is_empty() { MAX_BYTES } else { MAX_LIST_BYTES };
+    let bytes = archive.content("data.pkl", max_bytes as u64)?;
     let problem = |text: String| HeaderError::Problems(vec![text]);
-    let pickle = Pickle::parse(&bytes, GLOBALS).map_err(problem)?;
-    let mut reader =
-        Reader { pickle: &pickle, archive: &archive, entries: vec![], problems: vec![] };
-    match pickle.root() {
-        Node::Dict(pairs) => reader.dict("", pairs, 0),
-        _ => reader.root_tensor(),
-    }
-    let Reader { entries, problems, .. } = reader;
-    if problems.is_empty() { Ok(entries) } else { Err(HeaderError::Problems(problems)) }
+    let globals = [GLOBALS, more].concat();
+    let parse = if more.is_empty() { Pickle::parse } else { Pickle::parse_list };
+    let pickle = parse(&bytes, &globals).map_err(problem)?;
+    take(&Reader { pickle: &pickle, archive: &archive }).map_err(HeaderError::Problems)
 }
 
 /// `data.pkl` of a dictionary of contiguous tensors, each with a storage of its own that is named
@@ -152,42 +170,40 @@ impl<'a> Archive<'a> {
 }
 
 /// Turns the values of a pickle into places in the file.
-struct Reader<'a> {
-    pickle: &'a Pickle<'a>,
+pub(crate) struct Reader<'a> {
+    pub(crate) pickle: &'a Pickle<'a>,
     archive: &'a Archive<'a>,
-    entries: Vec<Entry>,
-    problems: Vec<String>,
 }
 
 impl Reader<'_> {
-    /// A file of one tensor; shards of torch's distributed checkpoints are such.
-    fn root_tensor(&mut self) {
-        match self.tensor(String::new(), self.pickle.root_id()) {
-            Ok(entry) => self.entries.push(entry),
-            Err(problem) => self.problems.push(problem),
-        }
-    }
-
-    fn dict(&mut self, prefix: &str, pairs: &[(Id, Id)], depth: usize) {
+    fn dict(
+        &self,
+        prefix: &str,
+        pairs: &[(Id, Id)],
+        depth: usize,
+        entries: &mut Vec<Entry>,
+        problems: &mut Vec<String>,
+    ) {
         for &(key, value) in pairs {
             let Some(key) = self.pickle.text(key) else {
-                self.problems.push("it has a name that is no text".to_owned());
+                problems.push("it has a name that is no text".to_owned());
                 continue;
             };
             let name = format!("{prefix}{key}");
             match self.pickle.node(value) {
                 Node::Dict(pairs) if depth < MAX_DEPTH => {
-                    self.dict(&format!("{name}."), pairs, depth + 1);
+                    self.dict(&format!("{name}."), pairs, depth + 1, entries, problems);
                 }
                 _ => match self.tensor(name, value) {
-                    Ok(entry) => self.entries.push(entry),
-                    Err(problem) => self.problems.push(problem),
+                    Ok(entry) => entries.push(entry),
+                    Err(problem) => problems.push(problem),
                 },
             }
         }
     }
 
-    fn tensor(&self, name: String, id: Id) -> Result<Entry, String> {
+    /// Where a value that is a tensor stands.
+    pub(crate) fn tensor(&self, name: String, id: Id) -> Result<Entry, String> {
         let shown = name.escape_debug().to_string();
         let wrong = |what: &str| format!("{shown} {what}");
         let no_tensor = || wrong("is no tensor that torch.save writes");

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io;
+use std::path::PathBuf;
 
 use burn::tensor::{Element as BurnElement, TensorData};
 use half::{bf16, f16};
@@ -23,21 +24,69 @@ pub(crate) enum ReadError {
     Value(BadValue),
 }
 
-/// Where a tensor's values are in a file.
+/// Where a tensor's values are.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stored<'a> {
-    pub(crate) file: &'a File,
-    /// Offset of the first byte.
-    pub(crate) start: u64,
+    pub(crate) source: Source<'a>,
     pub(crate) n_elements: usize,
     pub(crate) dtype: Dtype,
+}
+
+/// What values are read from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Source<'a> {
+    /// One after another in a file, the first at this byte.
+    File(&'a File, u64),
+    /// Pieces of a tensor in the order of its elements, without gaps, of which the values begin at
+    /// element `first`. There may be more files than can be open at once, so that each is opened
+    /// when it is read.
+    Pieces { paths: &'a [PathBuf], pieces: &'a [Piece], first: usize },
+}
+
+/// Elements of a tensor that follow each other in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Piece {
+    /// The first of them, by its index in the tensor, row-major.
+    pub(crate) first: usize,
+    pub(crate) n_elements: usize,
+    /// Which of the files.
+    pub(crate) file: usize,
+    /// Offset of the first byte.
+    pub(crate) start: u64,
 }
 
 impl Stored<'_> {
     /// `n_elements` of these from element `first` on; the caller knows that they are there.
     pub(crate) fn part(self, first: usize, n_elements: usize) -> Self {
-        let start = self.start + (first * self.dtype.size()) as u64;
-        Self { start, n_elements, ..self }
+        let source = match self.source {
+            Source::File(file, start) => {
+                Source::File(file, start + (first * self.dtype.size()) as u64)
+            }
+            Source::Pieces { paths, pieces, first: before } => {
+                Source::Pieces { paths, pieces, first: before + first }
+            }
+        };
+        Self { source, n_elements, ..self }
+    }
+
+    /// The bytes of all of these values.
+    fn read_bytes(self, bytes: &mut [u8]) -> io::Result<()> {
+        let (paths, pieces, first) = match self.source {
+            Source::File(file, start) => return read_exact_at(file, bytes, start),
+            Source::Pieces { paths, pieces, first } => (paths, pieces, first),
+        };
+        let (size, end) = (self.dtype.size(), first + self.n_elements);
+        let mut rest = bytes;
+        let begin = pieces.partition_point(|piece| piece.first + piece.n_elements <= first);
+        for piece in pieces[begin..].iter().take_while(|piece| piece.first < end) {
+            let from = first.max(piece.first);
+            let n_elements = end.min(piece.first + piece.n_elements) - from;
+            let (part, after) = rest.split_at_mut(n_elements * size);
+            rest = after;
+            let start = piece.start + ((from - piece.first) * size) as u64;
+            read_exact_at(&File::open(&paths[piece.file])?, part, start)?;
+        }
+        Ok(())
     }
 
     /// The tensor in the dtype asked for; every value must be finite.
@@ -68,8 +117,7 @@ impl Stored<'_> {
             let part = self.part(first, CHUNK.min(self.n_elements - first));
             if self.dtype == to {
                 bytes.resize(part.n_elements * to.size(), 0);
-                let read = read_exact_at(self.file, &mut bytes, part.start);
-                read.map_err(|error| bad(ReadError::Io(error)))?;
+                part.read_bytes(&mut bytes).map_err(|error| bad(ReadError::Io(error)))?;
                 put(&bytes)?;
             } else {
                 let values = part.any_f32().map_err(&bad)?;
@@ -103,8 +151,7 @@ impl Stored<'_> {
             let (index, values) = chunk;
             bytes.resize(values.len() * S::SIZE, 0);
             let first = index * CHUNK;
-            read_exact_at(self.file, bytes, self.start + (first * S::SIZE) as u64)
-                .map_err(ReadError::Io)?;
+            self.part(first, values.len()).read_bytes(bytes).map_err(ReadError::Io)?;
             for (value, bytes) in values.iter_mut().zip(bytes.chunks_exact(S::SIZE)) {
                 *value = convert(S::read(bytes));
             }
@@ -293,7 +340,44 @@ mod tests {
     }
 
     fn stored(file: &File, start: u64, n_elements: usize, dtype: Dtype) -> Stored<'_> {
-        Stored { file, start, n_elements, dtype }
+        Stored { source: Source::File(file, start), n_elements, dtype }
+    }
+
+    #[test]
+    fn pieces_are_one_tensor() {
+        let scratch = tempfile::tempdir().unwrap();
+        let values: Vec<f32> = (0..2 * CHUNK + 9).map(|i| i as f32).collect();
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let cuts = [0, 3, CHUNK - 1, CHUNK + 5, values.len()];
+        let paths: Vec<PathBuf> = (0..2).map(|i| scratch.path().join(i.to_string())).collect();
+        let mut files = vec![vec![0; 5], Vec::new()];
+        let mut pieces = Vec::new();
+        for (i, cut) in cuts.windows(2).enumerate() {
+            let (file, n_elements) = (i % 2, cut[1] - cut[0]);
+            let start = files[file].len() as u64;
+            pieces.push(Piece { first: cut[0], n_elements, file, start });
+            files[file].extend_from_slice(&bytes[4 * cut[0]..4 * cut[1]]);
+        }
+        for (path, bytes) in paths.iter().zip(&files) {
+            std::fs::write(path, bytes).unwrap();
+        }
+        let source = Source::Pieces { paths: &paths, pieces: &pieces, first: 0 };
+        let whole = Stored { source, n_elements: values.len(), dtype: Dtype::F32 };
+        assert_eq!(whole.any_f32().unwrap(), values);
+        for (first, n) in [(0, 1), (2, 2), (3, 0), (CHUNK - 2, 8), (values.len() - 1, 1)] {
+            assert_eq!(whole.part(first, n).any_f32().unwrap(), values[first..first + n]);
+            let inner = whole.part(1, CHUNK).part(first / 2, 2).any_f32().unwrap();
+            assert_eq!(inner, values[1 + first / 2..3 + first / 2]);
+        }
+        let mut copied = Vec::new();
+        let put = |part: &[u8]| -> Result<(), ReadError> {
+            copied.extend_from_slice(part);
+            Ok(())
+        };
+        whole.copy(Dtype::F32, |error| error, put).unwrap();
+        assert_eq!(copied, bytes);
+        std::fs::remove_file(&paths[1]).unwrap();
+        assert!(matches!(whole.any_f32(), Err(ReadError::Io(_))));
     }
 
     fn written(values: Vec<f32>, to: Dtype) -> Result<Vec<u8>, BadValue> {

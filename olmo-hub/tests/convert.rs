@@ -6,14 +6,16 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "a test that is skipped says so")]
 
+mod fixtures;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
 use olmo_hub::{
     Conversion, Dtype, Form, Layout, ModelFolder, TensorFile, compare, convert, verify,
 };
-use safetensors::SafeTensors;
+
+use fixtures::logits_apart;
 
 const FORMS: [Form; 5] =
     [Form::HuggingFace, Form::Original, Form::OriginalSafetensors, Form::HfOlmo, Form::Core];
@@ -49,31 +51,9 @@ fn every_form_gives_the_logits_of_ai2_olmo_and_of_transformers() {
     for dir in originals() {
         let folder = ModelFolder::open(&dir).unwrap();
         assert_eq!(folder.layout(), Layout::Original);
-        let model = folder.load(&Device::flex(), None).unwrap();
-        let bytes = fs::read(dir.join("golden.safetensors")).unwrap();
-        let golden = SafeTensors::deserialize(&bytes).unwrap();
-        let tokens = golden.tensor("tokens").unwrap();
-        let ids: Vec<i64> =
-            tokens.data().as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect();
-        let data = TensorData::new(ids, [tokens.shape()[0], tokens.shape()[1]]);
-        let tokens: Tensor<2, Int> = Tensor::from_data(data, &Device::flex());
-        let logits = model.forward(tokens, None).unwrap().into_data();
-        let logits: Vec<f32> = logits.iter::<f32>().collect();
         for name in ["logits", "logits_transformers"] {
-            let expected: Vec<f32> = golden
-                .tensor(name)
-                .unwrap()
-                .data()
-                .as_chunks::<4>()
-                .0
-                .iter()
-                .map(|bytes| f32::from_le_bytes(*bytes))
-                .collect();
-            let largest = expected.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
-            assert_eq!(expected.len(), logits.len());
-            let worst =
-                logits.iter().zip(&expected).fold(0.0_f32, |max, (a, b)| max.max((a - b).abs()));
-            assert!(worst / largest < 2e-6, "{}: {name}: {}", dir.display(), worst / largest);
+            let apart = logits_apart(&dir, name);
+            assert!(apart < 2e-6, "{}: {name}: {apart}", dir.display());
         }
     }
 }

@@ -1,28 +1,17 @@
 //! Folders that were made to harm: each is refused by name, at once and in little memory.
 
+#![cfg(feature = "flex")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "a test that is skipped says so")]
 
+mod fixtures;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use olmo_hub::ModelFolder;
 
-/// A golden folder's copy, to be harmed.
-fn copy(name: &str) -> Option<(tempfile::TempDir, PathBuf)> {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(name);
-    if !golden.exists() {
-        println!("skipped: {} is not there", golden.display());
-        return None;
-    }
-    let scratch = tempfile::tempdir().unwrap();
-    for entry in fs::read_dir(golden).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), scratch.path().join(entry.file_name())).unwrap();
-    }
-    let path = scratch.path().to_owned();
-    Some((scratch, path))
-}
+use fixtures::copy;
 
 fn refused(dir: &Path) -> String {
     ModelFolder::open(dir).unwrap_err().to_string()

@@ -1,7 +1,10 @@
 //! Folders with something wrong: every problem is told, and the digest goes by the weights alone.
 
+#![cfg(feature = "flex")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "a test that is skipped says so")]
+
+mod fixtures;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,21 +12,7 @@ use std::path::{Path, PathBuf};
 use olmo_hub::verify;
 use serde_json::{Value, json};
 
-/// A golden folder's copy, to be changed.
-fn copy(name: &str) -> Option<(tempfile::TempDir, PathBuf)> {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(name);
-    if !golden.exists() {
-        println!("skipped: {} is not there", golden.display());
-        return None;
-    }
-    let scratch = tempfile::tempdir().unwrap();
-    for entry in fs::read_dir(golden).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), scratch.path().join(entry.file_name())).unwrap();
-    }
-    let path = scratch.path().to_owned();
-    Some((scratch, path))
-}
+use fixtures::copy;
 
 fn problems(dir: &Path) -> Vec<String> {
     verify(dir, |_| ()).unwrap().problems

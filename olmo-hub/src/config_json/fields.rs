@@ -37,6 +37,11 @@ impl Fields {
         });
     }
 
+    /// The value of a field that is still to be taken.
+    pub(super) fn get(&self, name: &str) -> Option<&Value> {
+        self.object.get(name)
+    }
+
     /// The value, null included; `None` where the field is absent.
     pub(super) fn take(&mut self, name: &str) -> Option<Value> {
         self.object.remove(name)

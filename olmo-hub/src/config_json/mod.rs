@@ -4,6 +4,7 @@
 //! none is dropped in silence. What is absent has the default of its `model_type` in
 //! transformers 5.23 (`configuration_olmo*.py`).
 
+mod core;
 mod fields;
 mod original;
 mod read;
@@ -65,8 +66,8 @@ impl HfConfig {
         Self::from_original(read_yaml(path)?, path)
     }
 
-    /// Reads the text of a `config.json`, also of one with model type `hf_olmo`; `path` is for
-    /// errors.
+    /// Reads the text of a `config.json`, also of one with model type `hf_olmo` and of the one that
+    /// OLMo-core's trainer leaves with a checkpoint; `path` is for errors.
     ///
     /// # Errors
     ///
@@ -77,16 +78,25 @@ impl HfConfig {
         if original::is_flattened(&object) {
             return Self::from_original(object, path);
         }
+        if core::is_experiment(&object) {
+            let (config, problems) = core::config(object);
+            return config.checked(problems, path);
+        }
         let family = read::family(&object, path)?;
         let mut fields = Fields::new(object);
         let config = read::config(&mut fields, family);
         let problems = fields.finish(&format!("model_type {}", family.model_type()));
+        config.checked(problems, path)
+    }
+
+    /// The configuration, unless something of it cannot be followed.
+    fn checked(self, problems: Vec<FieldProblem>, path: &Path) -> Result<Self> {
         if !problems.is_empty() {
             return Err(Error::Config { path: path.to_owned(), problems: Problems(problems) });
         }
         let architecture = |source| Error::Architecture { path: path.to_owned(), source };
-        config.model.validate().map_err(architecture)?;
-        Ok(config)
+        self.model.validate().map_err(architecture)?;
+        Ok(self)
     }
 
     /// Reads the fields of ai2-olmo's `ModelConfig`.
@@ -99,12 +109,7 @@ impl HfConfig {
         {
             problems = misfits;
         }
-        if !problems.is_empty() {
-            return Err(Error::Config { path: path.to_owned(), problems: Problems(problems) });
-        }
-        let architecture = |source| Error::Architecture { path: path.to_owned(), source };
-        config.model.validate().map_err(architecture)?;
-        Ok(config)
+        config.checked(problems, path)
     }
 
     /// The fields of ai2-olmo's `ModelConfig` that describe this model; `path` is for errors.

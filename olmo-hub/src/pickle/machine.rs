@@ -1,13 +1,21 @@
 //! The stack machine that a pickle is a program for.
 
-use super::{Global, Id, MAX_NODES, Node, ORDERED_DICT};
+use std::collections::HashMap;
+
+use super::{Global, Id, Node, ORDERED_DICT, Pickle};
 
 /// Runs a pickle to its end: the values made, and the one that is left.
-pub(super) fn run<'a>(bytes: &'a [u8], globals: &[Global]) -> Result<(Vec<Node<'a>>, Id), String> {
+pub(super) fn run<'a>(
+    bytes: &'a [u8],
+    globals: &[Global],
+    max_nodes: usize,
+) -> Result<Pickle<'a>, String> {
     let mut machine = Machine {
         bytes,
         at: 0,
         globals,
+        max_nodes,
+        states: HashMap::new(),
         nodes: Vec::new(),
         stack: Vec::new(),
         marks: Vec::new(),
@@ -18,7 +26,9 @@ pub(super) fn run<'a>(bytes: &'a [u8], globals: &[Global]) -> Result<(Vec<Node<'
         return Err(format!("{} bytes follow the end of its pickle", bytes.len() - machine.at));
     }
     match machine.stack[..] {
-        [root] if machine.marks.is_empty() => Ok((machine.nodes, root)),
+        [root] if machine.marks.is_empty() => {
+            Ok(Pickle { nodes: machine.nodes, states: machine.states, root })
+        }
         _ => Err(format!("its pickle ends with {} values, expected one", machine.stack.len())),
     }
 }
@@ -27,6 +37,9 @@ struct Machine<'a, 'g> {
     bytes: &'a [u8],
     at: usize,
     globals: &'g [Global],
+    max_nodes: usize,
+    /// What was set on objects.
+    states: HashMap<Id, Id>,
     nodes: Vec<Node<'a>>,
     stack: Vec<Id>,
     /// Heights of the stack that were marked.
@@ -126,8 +139,8 @@ impl<'a> Machine<'a, '_> {
     }
 
     fn push(&mut self, node: Node<'a>) -> Result<(), String> {
-        if self.nodes.len() == MAX_NODES {
-            return Err(format!("its pickle has more than {MAX_NODES} values"));
+        if self.nodes.len() == self.max_nodes {
+            return Err(format!("its pickle has more than {} values", self.max_nodes));
         }
         self.stack.push(self.nodes.len() as Id);
         self.nodes.push(node);
@@ -276,26 +289,34 @@ impl<'a> Machine<'a, '_> {
 
     fn call(&mut self) -> Result<(), String> {
         let (arguments, callable) = (self.pop()?, self.pop()?);
-        let Node::Global(global) = self.nodes[callable as usize] else {
-            return Err(format!("its pickle calls at byte {} what is no global", self.at - 1));
+        // What a call would give may be a class too: `getattr(ShardedTensor, "…")`.
+        let global = match self.nodes[callable as usize] {
+            Node::Global(global) => Some(global),
+            Node::Call(..) => None,
+            _ => return Err(format!("its pickle calls at byte {} what is no global", self.at - 1)),
         };
         let Node::Tuple(items) = &self.nodes[arguments as usize] else {
             return Err(format!("its pickle calls at byte {} without a tuple", self.at - 1));
         };
-        if self.globals[global] == ORDERED_DICT && items.is_empty() {
+        if global.is_some_and(|global| self.globals[global] == ORDERED_DICT) && items.is_empty() {
             return self.push(Node::Dict(Vec::new()));
         }
         self.push(Node::Call(callable, arguments))
     }
 
-    /// State is set on an object: on a dictionary it is an attribute such as torch's `_metadata`,
-    /// which says nothing about tensors.
+    /// State is set on an object, and kept beside it. On a dictionary it is an attribute such as
+    /// torch's `_metadata`, which says nothing about tensors.
     fn build(&mut self) -> Result<(), String> {
-        self.pop()?;
-        let at = self.at - 1;
-        match self.top()? {
-            Node::Dict(_) => Ok(()),
-            _ => Err(format!("its pickle sets attributes at byte {at}, which is not read")),
+        let (state, object) = (self.pop()?, self.pop()?);
+        self.stack.push(object);
+        match self.nodes[object as usize] {
+            Node::Dict(_) => {}
+            Node::Call(..) => drop(self.states.insert(object, state)),
+            _ => {
+                let at = self.at - 1;
+                return Err(format!("its pickle sets attributes at byte {at}, which is not read"));
+            }
         }
+        Ok(())
     }
 }

@@ -11,13 +11,21 @@
 mod machine;
 mod write;
 
+use std::collections::HashMap;
+
 pub(crate) use write::{Writer, key};
 
 /// The most bytes that a pickle may have: a checkpoint of a thousand tensors needs 300 kB.
 pub(crate) const MAX_BYTES: usize = 1 << 24;
 
+/// The most bytes of a pickle that lists every piece of every tensor of a sharded checkpoint.
+pub(crate) const MAX_LIST_BYTES: usize = 1 << 28;
+
 /// The most values that a pickle may make.
 const MAX_NODES: usize = 1 << 20;
+
+/// The fewest bytes of a list of pieces that make a value, on average; those of torch 2.9 have six or more.
+const BYTES_PER_NODE: usize = 4;
 
 /// A value, by its place in [`Pickle::nodes`].
 pub(crate) type Id = u32;
@@ -26,6 +34,8 @@ pub(crate) type Id = u32;
 #[derive(Debug)]
 pub(crate) struct Pickle<'a> {
     nodes: Vec<Node<'a>>,
+    /// What was set on objects, by their ids.
+    states: HashMap<Id, Id>,
     root: Id,
 }
 
@@ -64,12 +74,30 @@ impl<'a> Pickle<'a> {
     /// What is wrong, as text: an opcode or a global that is not read, a stack that is empty, an
     /// end that is not there, too many values.
     pub(crate) fn parse(bytes: &'a [u8], globals: &[Global]) -> Result<Self, String> {
-        if bytes.len() > MAX_BYTES {
+        Self::parse_up_to(bytes, globals, MAX_BYTES, MAX_NODES)
+    }
+
+    /// Reads a pickle that lists the pieces of a sharded checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// As [`parse`](Self::parse).
+    pub(crate) fn parse_list(bytes: &'a [u8], globals: &[Global]) -> Result<Self, String> {
+        let max_nodes = MAX_NODES.max(bytes.len() / BYTES_PER_NODE);
+        Self::parse_up_to(bytes, globals, MAX_LIST_BYTES, max_nodes)
+    }
+
+    fn parse_up_to(
+        bytes: &'a [u8],
+        globals: &[Global],
+        max_bytes: usize,
+        max_nodes: usize,
+    ) -> Result<Self, String> {
+        if bytes.len() > max_bytes {
             let n_bytes = bytes.len();
-            return Err(format!("its pickle has {n_bytes} bytes, expected at most {MAX_BYTES}"));
+            return Err(format!("its pickle has {n_bytes} bytes, expected at most {max_bytes}"));
         }
-        let (nodes, root) = machine::run(bytes, globals)?;
-        Ok(Self { nodes, root })
+        machine::run(bytes, globals, max_nodes)
     }
 
     /// The value that the pickle is of.
@@ -97,18 +125,51 @@ impl<'a> Pickle<'a> {
         if let Node::Text(text) = self.node(id) { Some(text) } else { None }
     }
 
+    /// The pairs of a dictionary.
+    pub(crate) fn dict(&self, id: Id) -> Option<&[(Id, Id)]> {
+        if let Node::Dict(pairs) = self.node(id) { Some(pairs) } else { None }
+    }
+
+    /// The elements of a list or a tuple.
+    pub(crate) fn items(&self, id: Id) -> Option<&[Id]> {
+        match self.node(id) {
+            Node::Tuple(items) => Some(items),
+            Node::List(items) => Some(items),
+            _ => None,
+        }
+    }
+
+    /// The value of a dictionary by its key.
+    pub(crate) fn entry(&self, dict: Id, key: &str) -> Option<Id> {
+        let mut pairs = self.dict(dict)?.iter();
+        pairs.find_map(|&(name, value)| (self.text(name) == Some(key)).then_some(value))
+    }
+
+    /// An attribute of an object whose state was set as a dictionary, or, where its class has
+    /// slots, as a pair of which that is the second.
+    pub(crate) fn attribute(&self, object: Id, name: &str) -> Option<Id> {
+        let state = *self.states.get(&object)?;
+        match *self.node(state) {
+            Node::Tuple(ref pair) => self.entry(*pair.get(1)?, name),
+            _ => self.entry(state, name),
+        }
+    }
+
     /// A whole number that is not negative.
     pub(crate) fn size(&self, id: Id) -> Option<u64> {
         if let Node::Int(value) = self.node(id) { u64::try_from(*value).ok() } else { None }
     }
 
-    /// A tuple or list of sizes.
+    /// A tuple or list of sizes, also where it is the argument of a class such as `torch.Size`.
     pub(crate) fn sizes(&self, id: Id) -> Option<Vec<u64>> {
-        match self.node(id) {
-            Node::Tuple(items) => items.iter().map(|&item| self.size(item)).collect(),
-            Node::List(items) => items.iter().map(|&item| self.size(item)).collect(),
-            _ => None,
+        match self.call(id) {
+            Some((_, &[inner])) => self.items(inner)?,
+            Some(_) => return None,
+            None => self.items(id)?,
         }
+        .iter()
+        .map(|&item| self.size(item))
+        .collect()
     }
 
     /// What is called and with what arguments, where `id` is a call of a global.
