@@ -24,7 +24,7 @@ fn main() -> anyhow::Result<()> {
     let opened = ModelFolder::open(folder.path())?;
     let files: Vec<_> = opened.file_names().collect();
     println!("{} in {files:?}", opened.stored_dtype());
-    let model = opened.load(&device, Some(Dtype::F32))?;
+    let model = opened.load_to_run(&device, Some(Dtype::F32))?;
 
     let prompt = [10, 11, 12];
     let greedy = model.generate(&prompt, Sampling::greedy())?.take(8);

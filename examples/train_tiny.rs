@@ -40,7 +40,7 @@ fn main() -> anyhow::Result<()> {
 
     // The checkpoint is a Hugging Face model folder, with the tokenizer beside the weights.
     let checkpoint = trainer.last_checkpoint().unwrap_or(folder);
-    let model = ModelFolder::open(checkpoint)?.load(&device, None)?;
+    let model = ModelFolder::open(checkpoint)?.load_to_run(&device, None)?;
     let mut tokens = tokenizer.encode("The fox")?;
     let new: Result<Vec<u32>, _> = model.generate(&tokens, Sampling::greedy())?.take(24).collect();
     tokens.extend(new?);

@@ -25,6 +25,15 @@ pub enum Error {
         /// The reason.
         source: io::Error,
     },
+    /// A model whose matrices are not held as they are stored.
+    #[error(
+        "a model that was loaded to run cannot be saved to {}, expected one from `ModelFolder::load`",
+        path.display()
+    )]
+    LoadedToRun {
+        /// Where it was to be saved.
+        path: PathBuf,
+    },
     /// A file that should be JSON is not, or is JSON of another form.
     #[error("{} is not the JSON that was expected: {source}", path.display())]
     Json {

@@ -10,7 +10,7 @@ use std::io;
 use std::path::Path;
 
 use burn::tensor::Tensor;
-use olmo_model::Transformer;
+use olmo_model::{MatrixForm, Transformer};
 
 use crate::atomic::{AtomicFile, SealedFile, sync_dir, write_atomic};
 use crate::config_json::{HfConfig, Special};
@@ -57,7 +57,7 @@ impl HfExport {
 /// # Errors
 ///
 /// [`Error::Unexpressible`] where no Hugging Face family has this architecture;
-/// [`Error::Value`] with the first weight that is not finite or does not fit the dtype;
+/// [`Error::LoadedToRun`] where the model's matrices are no parameters; [`Error::Value`] with the first weight that is not finite or does not fit the dtype;
 /// [`Error::Io`], on a full disk for one. Up to the moment when all files are on the disk, the
 /// folder's old model is untouched and a failed save leaves nothing behind.
 ///
@@ -66,6 +66,9 @@ impl HfExport {
 /// Panics where the model's parameters are not those of its configuration, in its order.
 pub fn save(model: &Transformer, export: &HfExport, dir: impl AsRef<Path>) -> Result<()> {
     let dir = dir.as_ref();
+    if model.form() != MatrixForm::Dense {
+        return Err(Error::LoadedToRun { path: dir.to_owned() });
+    }
     let config_path = dir.join("config.json");
     let config = HfConfig::for_model(model.config(), &export.special, export.dtype, &config_path)?;
     fs::create_dir_all(dir).map_err(Error::io(dir, "create"))?;

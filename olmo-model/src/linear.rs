@@ -3,27 +3,76 @@
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Int, Tensor};
 
+use crate::config::ModelConfig;
 use crate::kernels;
-use crate::quantized::QuantizedMatrix;
+use crate::packed::PackedMatrix;
+use crate::parameters::{Parameter, Role};
+use crate::quantized::{Quantization, QuantizedMatrix};
 
 /// A matrix `[d_out, d_in]`, as it is stored in every published checkpoint.
 ///
-/// Only a dense one is a parameter; a quantised one takes no part in training.
+/// Only a dense one is a parameter; the others take no part in training.
 #[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant, reason = "a model has a few hundred, and none is moved")]
 pub enum Matrix {
     /// In the dtype of the model.
     Dense(Param<Tensor<2>>),
+    /// In the dtype of the model, laid out for the CPU's kernels.
+    Packed(PackedMatrix),
     /// In 8 or 4 bits an element.
     Quantized(QuantizedMatrix),
 }
 
+/// How the matrices of a model are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MatrixForm {
+    /// As parameters: to train, to save, to visit.
+    #[default]
+    Dense,
+    /// In the same dtype, laid out for the kernels that run a model where the device has such;
+    /// elsewhere as parameters. Results are the same to the last bit.
+    Packed,
+    /// In 8 or 4 bits an element, on the CPU.
+    Quantized(Quantization),
+}
+
+impl MatrixForm {
+    /// The form that a device has matrices in.
+    pub(crate) fn on(self, device: &Device) -> Self {
+        if self == Self::Packed && !kernels::takes_packed(device) { Self::Dense } else { self }
+    }
+
+    /// The form of one matrix of a model.
+    pub(crate) fn of(self, parameter: &Parameter, config: &ModelConfig) -> Self {
+        match self {
+            Self::Quantized(_) if !Quantization::applies_to(parameter) => Self::Dense,
+            // An embedding that is looked up and not multiplied has its rows side by side.
+            Self::Packed if parameter.role == Role::Embedding && !config.weight_tying => {
+                Self::Dense
+            }
+            form => form,
+        }
+    }
+}
+
 impl Matrix {
-    /// The values `[d_out, d_in]`; of a quantised matrix a copy in f32.
+    /// The values `[d_out, d_in]`; of a packed matrix a copy, of a quantised one in f32.
     pub fn val(&self) -> Tensor<2> {
         match self {
             Self::Dense(weight) => weight.val(),
+            Self::Packed(weight) => {
+                Tensor::from_data(weight.unpacked(), (weight.device(), weight.dtype()))
+            }
             Self::Quantized(weight) => weight.dequantize(),
+        }
+    }
+
+    /// Rows and columns.
+    pub fn shape(&self) -> [usize; 2] {
+        match self {
+            Self::Dense(weight) => weight.val().dims(),
+            Self::Packed(weight) => weight.shape(),
+            Self::Quantized(weight) => weight.shape(),
         }
     }
 
@@ -31,6 +80,7 @@ impl Matrix {
     pub fn device(&self) -> Device {
         match self {
             Self::Dense(weight) => weight.val().device(),
+            Self::Packed(weight) => weight.device().clone(),
             Self::Quantized(weight) => weight.scales.device(),
         }
     }
@@ -39,6 +89,7 @@ impl Matrix {
     pub fn dtype(&self) -> DType {
         match self {
             Self::Dense(weight) => weight.val().dtype(),
+            Self::Packed(weight) => weight.dtype(),
             Self::Quantized(_) => DType::F32,
         }
     }
@@ -47,6 +98,7 @@ impl Matrix {
     pub(crate) fn apply(&self, x: Tensor<3>) -> Tensor<3> {
         match self {
             Self::Dense(weight) => kernels::linear(x, weight.val()),
+            Self::Packed(weight) => kernels::packed_linear(x, weight),
             Self::Quantized(weight) => kernels::quantized_linear(x, weight),
         }
     }
@@ -76,6 +128,9 @@ impl Linear {
             [Matrix::Dense(a), Matrix::Dense(b), Matrix::Dense(c)] => {
                 kernels::three_linears(x, [a.val(), b.val(), c.val()])
             }
+            [Matrix::Packed(a), Matrix::Packed(b), Matrix::Packed(c)] => {
+                kernels::three_packed_linears(x, [a, b, c])
+            }
             [Matrix::Quantized(a), Matrix::Quantized(b), Matrix::Quantized(c)] => {
                 kernels::three_quantized_linears(x, [a, b, c])
             }
@@ -89,6 +144,7 @@ impl Linear {
             (Matrix::Dense(gate), Matrix::Dense(up)) => {
                 kernels::gated_linear(x, gate.val(), up.val())
             }
+            (Matrix::Packed(gate), Matrix::Packed(up)) => kernels::packed_gated_linear(x, gate, up),
             (Matrix::Quantized(gate), Matrix::Quantized(up)) => {
                 kernels::quantized_gated_linear(x, gate, up)
             }
@@ -114,6 +170,15 @@ impl Embedding {
     pub fn forward(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
         match &self.weight {
             Matrix::Dense(weight) => burn::tensor::module::embedding(weight.val(), tokens),
+            Matrix::Packed(weight) => {
+                let [batch, seq] = tokens.dims();
+                let ids: Vec<usize> =
+                    tokens.into_data().iter::<i64>().map(|id| id as usize).collect();
+                let rows = weight.rows(ids.into_iter());
+                let x = Tensor::<2>::from_data(rows, (weight.device(), weight.dtype()));
+                let [_, d_model] = weight.shape();
+                x.reshape([batch, seq, d_model])
+            }
             Matrix::Quantized(weight) => {
                 let [batch, seq] = tokens.dims();
                 let rows = tokens.reshape([batch * seq]);

@@ -4,11 +4,11 @@
 //! loss of the whole batch, whatever their sizes. OLMo's original trainer divides by all positions,
 //! OLMo-core by the labelled ones; which divisor is right is the objective's decision, not ours.
 
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor};
 
 use crate::integers::integers;
 use crate::kernels;
-use crate::linear::Linear;
+use crate::linear::{Linear, Matrix};
 use crate::moe::{RouterLosses, RouterWeights};
 use crate::rope::Positions;
 use crate::transformer::{LmHead, Transformer};
@@ -156,6 +156,29 @@ impl LmHead {
         LossSums(kernels::cross_entropy(x, output_weight, labels, z_loss))
     }
 
+    /// As [`loss`](Self::loss) for an output projection that is no parameter: without gradients.
+    fn loss_to_read(
+        &self,
+        hidden: Tensor<3>,
+        output: &Matrix,
+        labels: &Labels,
+        z_loss: f64,
+    ) -> LossSums {
+        let [batch, seq, d_model] = hidden.dims();
+        let n = batch * seq;
+        assert_eq!(labels.ids.len(), n, "labels for {batch} rows of {seq} tokens");
+        let x = self.norm.forward(hidden).reshape([1, n, d_model]);
+        let labels = labels.tensor(&x.device());
+        let mut sums = Tensor::zeros([3], (&x.device(), DType::F32));
+        for range in kernels::loss_chunks(n, output.shape()[0]) {
+            let logits = output.apply(x.clone().slice([0..1, range.clone(), 0..d_model]));
+            let [_, n, vocab_size] = logits.dims();
+            let logits = logits.reshape([n, vocab_size]);
+            sums = sums + kernels::token_losses(logits, labels.clone().slice([range]), z_loss);
+        }
+        LossSums(sums)
+    }
+
     /// The weight of the output projection, unless it is the embedding matrix.
     pub fn own_output_weight(&self) -> Option<Tensor<2>> {
         self.w_out.as_ref().map(|Linear { weight }| weight.val())
@@ -174,7 +197,14 @@ impl Transformer {
     /// When there are more or fewer labels.
     pub fn loss(&self, tokens: Tensor<2, Int>, labels: &Labels, z_loss: f64) -> LossSums {
         let hidden = self.hidden(tokens, None).expect("only a cache can be too short");
-        self.lm_head.loss(hidden, self.output_weight(), labels, z_loss)
+        self.loss_of_hidden(hidden, labels, z_loss)
+    }
+
+    fn loss_of_hidden(&self, hidden: Tensor<3>, labels: &Labels, z_loss: f64) -> LossSums {
+        match self.output() {
+            Matrix::Dense(weight) => self.lm_head.loss(hidden, weight.val(), labels, z_loss),
+            output => self.lm_head.loss_to_read(hidden, output, labels, z_loss),
+        }
     }
 
     /// As [`loss`](Self::loss), with the losses of the routers summed over the layers, where there
@@ -201,6 +231,6 @@ impl Transformer {
                 (sum, more) => sum.or(more),
             };
         }
-        (self.lm_head.loss(x, self.output_weight(), labels, z_loss), routers)
+        (self.loss_of_hidden(x, labels, z_loss), routers)
     }
 }

@@ -1,5 +1,7 @@
 //! The model: embedding, blocks, head.
 
+use std::ops::Range;
+
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
@@ -9,11 +11,12 @@ use crate::cache::KvCache;
 use crate::config::{FeedForwardConfig, ModelConfig};
 use crate::error::Error;
 use crate::feed_forward::FeedForward;
-use crate::linear::{Embedding, Linear, Matrix};
+use crate::linear::{Embedding, Linear, Matrix, MatrixForm};
 use crate::moe::MixtureOfExperts;
 use crate::norm::Norm;
+use crate::packed::PackedMatrix;
 use crate::parameters::Parameter;
-use crate::quantized::{Quantization, QuantizedMatrix};
+use crate::quantized::QuantizedMatrix;
 use crate::rope::Positions;
 
 /// A decoder-only transformer of the OLMo family.
@@ -30,6 +33,8 @@ pub struct Transformer {
     pub lm_head: LmHead,
     #[module(skip)]
     config: ModelConfig,
+    #[module(skip)]
+    form: MatrixForm,
 }
 
 /// The final norm and the projection to the vocabulary.
@@ -45,7 +50,8 @@ impl Transformer {
     /// Builds a model from a source of values, asked once for each parameter in module order.
     ///
     /// A parameter takes the dtype of its value. Nothing else is allocated, so a checkpoint can be
-    /// read tensor by tensor.
+    /// read tensor by tensor. This is the model to train; to run one is faster as
+    /// [`build_as`](Self::build_as) with [`MatrixForm::Packed`].
     ///
     /// # Errors
     ///
@@ -57,12 +63,16 @@ impl Transformer {
     pub fn build<E: From<Error>>(
         config: &ModelConfig,
         device: &Device,
-        source: impl FnMut(&Parameter) -> Result<TensorData, E>,
+        mut source: impl FnMut(&Parameter) -> Result<TensorData, E>,
     ) -> Result<Self, E> {
-        Self::build_quantized(config, device, None, source)
+        Self::build_as(config, device, MatrixForm::Dense, |parameter, _| source(parameter))
     }
 
-    /// As [`build`](Self::build), with every matrix but routers quantised as soon as it is there.
+    /// As [`build`](Self::build), with matrices in another form than they come in.
+    ///
+    /// Those that change their form are asked for in parts, so that never more than a few megabytes
+    /// of a matrix are there twice: `source` gets a parameter and the range of its first dimension.
+    /// The others are asked for whole.
     ///
     /// # Errors
     ///
@@ -71,21 +81,28 @@ impl Transformer {
     /// # Panics
     ///
     /// As [`build`](Self::build).
-    pub fn build_quantized<E: From<Error>>(
+    pub fn build_as<E: From<Error>>(
         config: &ModelConfig,
         device: &Device,
-        quantization: Option<Quantization>,
-        source: impl FnMut(&Parameter) -> Result<TensorData, E>,
+        form: MatrixForm,
+        source: impl FnMut(&Parameter, Range<usize>) -> Result<TensorData, E>,
     ) -> Result<Self, E> {
         config.validate().map_err(Error::from)?;
         let parameters = config.parameters();
         let parameters = parameters.into_iter();
-        Builder { config, device, quantization, source, parameters }.transformer()
+        let form = form.on(device);
+        Builder { config, device, form, source, parameters }.transformer()
     }
 
     /// The architecture.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// How the matrices are held; in another form than [`MatrixForm::Dense`] they are no parameters,
+    /// and the model can only be run.
+    pub fn form(&self) -> MatrixForm {
+        self.form
     }
 
     /// The device of the weights.
@@ -148,7 +165,7 @@ impl Transformer {
         self.output().val()
     }
 
-    fn output(&self) -> &Matrix {
+    pub(crate) fn output(&self) -> &Matrix {
         match &self.lm_head.w_out {
             Some(w_out) => &w_out.weight,
             None => &self.embeddings.weight,
@@ -160,12 +177,12 @@ impl Transformer {
 struct Builder<'a, S> {
     config: &'a ModelConfig,
     device: &'a Device,
-    quantization: Option<Quantization>,
+    form: MatrixForm,
     source: S,
     parameters: std::vec::IntoIter<Parameter>,
 }
 
-impl<E: From<Error>, S: FnMut(&Parameter) -> Result<TensorData, E>> Builder<'_, S> {
+impl<E: From<Error>, S: FnMut(&Parameter, Range<usize>) -> Result<TensorData, E>> Builder<'_, S> {
     fn transformer(mut self) -> Result<Transformer, E> {
         let embeddings = Embedding { weight: self.matrix()? };
         let blocks =
@@ -173,7 +190,8 @@ impl<E: From<Error>, S: FnMut(&Parameter) -> Result<TensorData, E>> Builder<'_, 
         let norm = self.norm()?;
         let w_out = if self.config.weight_tying { None } else { Some(self.linear()?) };
         let lm_head = LmHead { norm, w_out };
-        Ok(Transformer { embeddings, blocks, lm_head, config: self.config.clone() })
+        let (config, form) = (self.config.clone(), self.form);
+        Ok(Transformer { embeddings, blocks, lm_head, config, form })
     }
 
     fn block(&mut self, layer: usize) -> Result<Block, E> {
@@ -221,10 +239,17 @@ impl<E: From<Error>, S: FnMut(&Parameter) -> Result<TensorData, E>> Builder<'_, 
     }
 
     fn matrix(&mut self) -> Result<Matrix, E> {
-        let (parameter, data) = self.next()?;
-        match self.quantization.filter(|_| Quantization::applies_to(&parameter)) {
-            None => Ok(Matrix::Dense(self.dense(data))),
-            Some(quantization) => {
+        let parameter = self.next();
+        let form = self.form.of(&parameter, self.config);
+        match form {
+            MatrixForm::Dense => Ok(Matrix::Dense(self.dense(&parameter)?)),
+            MatrixForm::Packed => {
+                let (shape, device) = ([parameter.shape[0], parameter.shape[1]], self.device);
+                let read = |rows| self.read(&parameter, rows);
+                Ok(Matrix::Packed(PackedMatrix::from_parts(shape, device, read)?))
+            }
+            MatrixForm::Quantized(quantization) => {
+                let data = self.read(&parameter, 0..parameter.shape[0])?;
                 let values: Vec<f32> = data.iter::<f32>().collect();
                 let shape = [parameter.shape[0], parameter.shape[1]];
                 let matrix = QuantizedMatrix::new(&values, shape, quantization, self.device)?;
@@ -242,21 +267,28 @@ impl<E: From<Error>, S: FnMut(&Parameter) -> Result<TensorData, E>> Builder<'_, 
     }
 
     fn vector(&mut self) -> Result<Param<Tensor<1>>, E> {
-        let (_, data) = self.next()?;
-        Ok(self.dense(data))
+        let parameter = self.next();
+        self.dense(&parameter)
     }
 
-    /// The next parameter of the listing and its value.
-    fn next(&mut self) -> Result<(Parameter, TensorData), E> {
-        let parameter = self.parameters.next().expect("the builder takes what the listing lists");
-        let data = (self.source)(&parameter)?;
-        assert_eq!(data.shape().as_slice(), parameter.shape, "the value of {}", parameter.path);
-        Ok((parameter, data))
+    /// The next parameter of the listing.
+    fn next(&mut self) -> Parameter {
+        self.parameters.next().expect("the builder takes what the listing lists")
     }
 
-    fn dense<const D: usize>(&self, data: TensorData) -> Param<Tensor<D>> {
+    /// A part of the first dimension of a parameter.
+    fn read(&mut self, parameter: &Parameter, rows: Range<usize>) -> Result<TensorData, E> {
+        let mut shape = parameter.shape.clone();
+        shape[0] = rows.len();
+        let data = (self.source)(parameter, rows)?;
+        assert_eq!(data.shape().as_slice(), shape, "the value of {}", parameter.path);
+        Ok(data)
+    }
+
+    fn dense<const D: usize>(&mut self, parameter: &Parameter) -> Result<Param<Tensor<D>>, E> {
+        let data = self.read(parameter, 0..parameter.shape[0])?;
         let dtype = data.dtype();
         let value = Tensor::from_data(data, (self.device, dtype));
-        Param::initialized(ParamId::new(), value)
+        Ok(Param::initialized(ParamId::new(), value))
     }
 }

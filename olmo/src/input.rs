@@ -115,7 +115,7 @@ pub(crate) fn pull(repo: &Repo) -> Result<hub::Pulled> {
     Ok(pulled?)
 }
 
-/// Reads a model's weights to a device.
+/// Reads a model's weights to a device, to run it.
 pub(crate) fn load(
     folder: &ModelFolder,
     device: DeviceName,
@@ -125,7 +125,7 @@ pub(crate) fn load(
     let bar = crate::progress::open_ended("loading the model");
     let model = match weights.quantization() {
         Some(quantization) => folder.load_quantized(&device, quantization)?,
-        None => folder.load(&device, Some(weights.dtype(folder)))?,
+        None => folder.load_to_run(&device, Some(weights.dtype(folder)))?,
     };
     bar.finish_and_clear();
     Ok(model)

@@ -20,7 +20,7 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let folder = ModelFolder::open("OLMo-2-0425-1B")?;
-//! let model = folder.load(&Device::flex(), None)?;
+//! let model = folder.load_to_run(&Device::flex(), None)?;
 //! let tokenizer = Tokenizer::from_file("OLMo-2-0425-1B/tokenizer.json")?;
 //!
 //! let prompt = tokenizer.encode("The capital of France is")?;

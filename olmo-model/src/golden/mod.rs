@@ -13,6 +13,7 @@ mod gradients;
 mod init;
 mod layers;
 mod models;
+mod packed;
 mod sampling;
 
 use std::collections::BTreeMap;

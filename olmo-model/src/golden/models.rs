@@ -160,7 +160,7 @@ pub(super) fn read(name: &str) -> (Transformer, Vectors) {
     (weights.model(&config, &Device::flex()), golden)
 }
 
-fn tokens(rows: &[Vec<i64>]) -> Tensor<2, Int> {
+pub(super) fn tokens(rows: &[Vec<i64>]) -> Tensor<2, Int> {
     Tensor::from_data(TensorData::new(rows.concat(), [rows.len(), rows[0].len()]), &Device::flex())
 }
 
@@ -173,7 +173,7 @@ pub(super) fn forward(
 }
 
 /// Logits of a prompt of 7 tokens, then 5 at once, then one by one.
-fn in_pieces(model: &Transformer, rows: &[Vec<i64>]) -> Tensor<3> {
+pub(super) fn in_pieces(model: &Transformer, rows: &[Vec<i64>]) -> Tensor<3> {
     let seq = rows[0].len();
     let mut cache = KvCache::new(model.config(), rows.len(), seq, &Device::flex(), model.dtype());
     let starts = [0, 7].into_iter().chain(12..seq);

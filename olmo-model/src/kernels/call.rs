@@ -4,8 +4,11 @@ use std::ops::Range;
 
 use burn::backend::Dispatch;
 use burn::tensor::{Device, Int, Tensor};
+#[cfg(feature = "flex")]
+use rayon::prelude::*;
 
 use super::{AttentionSpan, Kernels as _};
+use crate::packed::PackedMatrix;
 use crate::quantized::QuantizedMatrix;
 
 /// `x` times the transpose of `weight`: `[batch, seq, d_in]` and `[d_out, d_in]` give
@@ -25,6 +28,28 @@ pub(crate) fn three_linears(x: Tensor<3>, weights: [Tensor<2>; 3]) -> [Tensor<3>
 pub(crate) fn gated_linear(x: Tensor<3>, gate: Tensor<2>, up: Tensor<2>) -> Tensor<3> {
     let (gate, up) = (gate.into_dispatch(), up.into_dispatch());
     Tensor::from_dispatch(Dispatch::olmo_gated_linear(x.into_dispatch(), gate, up))
+}
+
+/// [`linear`] with a packed weight.
+pub(crate) fn packed_linear(x: Tensor<3>, weight: &PackedMatrix) -> Tensor<3> {
+    Tensor::from_dispatch(Dispatch::olmo_packed_linear(x.into_dispatch(), weight.clone()))
+}
+
+/// [`three_linears`] with packed weights.
+pub(crate) fn three_packed_linears(x: Tensor<3>, weights: [&PackedMatrix; 3]) -> [Tensor<3>; 3] {
+    let weights = weights.map(PackedMatrix::clone);
+    let (a, b, c) = Dispatch::olmo_three_packed_linears(x.into_dispatch(), weights);
+    [a, b, c].map(Tensor::from_dispatch)
+}
+
+/// [`gated_linear`] with packed weights.
+pub(crate) fn packed_gated_linear(
+    x: Tensor<3>,
+    gate: &PackedMatrix,
+    up: &PackedMatrix,
+) -> Tensor<3> {
+    let (gate, up) = (gate.clone(), up.clone());
+    Tensor::from_dispatch(Dispatch::olmo_packed_gated_linear(x.into_dispatch(), gate, up))
 }
 
 /// [`linear`] with a quantised weight.
@@ -65,6 +90,24 @@ pub(crate) fn quantized_gated_linear(
 pub(crate) fn dequantize(values: Tensor<2, Int>, scales: Tensor<2>) -> Tensor<2> {
     let (values, scales) = (values.into_dispatch(), scales.into_dispatch());
     Tensor::from_dispatch(Dispatch::olmo_dequantize(values, scales))
+}
+
+/// Whether a device multiplies packed matrices as they are.
+pub(crate) fn takes_packed(device: &Device) -> bool {
+    holds_quantized(device)
+}
+
+/// Calls `f(index, chunk)` for chunks of a slice, on every thread of the CPU's kernels where there
+/// are any.
+pub(crate) fn for_each_chunk<T: Send>(
+    values: &mut [T],
+    length: usize,
+    f: impl Fn(usize, &mut [T]) + Sync,
+) {
+    #[cfg(feature = "flex")]
+    values.par_chunks_mut(length).enumerate().for_each(|(index, chunk)| f(index, chunk));
+    #[cfg(not(feature = "flex"))]
+    values.chunks_mut(length).enumerate().for_each(|(index, chunk)| f(index, chunk));
 }
 
 /// Whether tensors of single bytes can live on a device.
@@ -166,6 +209,12 @@ pub(crate) fn cross_entropy(
 ) -> Tensor<1> {
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
     Tensor::from_dispatch(Dispatch::olmo_cross_entropy(x, weight, targets.into_dispatch(), z_loss))
+}
+
+/// The sums of [`cross_entropy`] for logits `[n, vocab]` that are there, without gradients.
+pub(crate) fn token_losses(logits: Tensor<2>, targets: Tensor<1, Int>, z_loss: f64) -> Tensor<1> {
+    let (logits, targets) = (logits.into_dispatch(), targets.into_dispatch());
+    Tensor::from_dispatch(Dispatch::olmo_token_losses(logits, targets, z_loss, false).0)
 }
 
 /// Runs `f` on one of the threads that the CPU's kernels share their work among: each kernel then

@@ -109,7 +109,11 @@ fn chunks<B: Backend>(
     x: &FloatTensor<B>,
     weight: &FloatTensor<B>,
 ) -> impl Iterator<Item = Range<usize>> + use<B> {
-    let (n, vocab) = (x.shape()[0], weight.shape()[0]);
+    loss_chunks(x.shape()[0], weight.shape()[0])
+}
+
+/// Ranges of `n` tokens whose logits, `vocab` each, are held at once.
+pub(crate) fn loss_chunks(n: usize, vocab: usize) -> impl Iterator<Item = Range<usize>> {
     let chunk = (CHUNK_ELEMENTS / vocab).clamp(1, n.max(1));
     // Chunks of nearly equal size: the last one is not a remainder of a few rows.
     let n_chunks = n.div_ceil(chunk);

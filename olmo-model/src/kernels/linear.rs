@@ -7,6 +7,8 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::Shape;
 
+use crate::packed::PackedMatrix;
+
 pub(super) fn forward<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>) -> FloatTensor<B> {
     let d_out = weight.shape()[0];
     let mut shape = x.shape();
@@ -33,6 +35,11 @@ pub(super) fn backward_weight<B: Backend>(
     x: FloatTensor<B>,
 ) -> FloatTensor<B> {
     B::float_matmul(B::float_transpose(rows::<B>(grad)), rows::<B>(x))
+}
+
+/// A packed matrix as a tensor beside `x`.
+pub(super) fn unpacked<B: Backend>(weight: &PackedMatrix, x: &FloatTensor<B>) -> FloatTensor<B> {
+    B::float_from_data(weight.unpacked(), &x.device())
 }
 
 /// All leading dimensions as one.

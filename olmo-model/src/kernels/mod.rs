@@ -31,12 +31,16 @@ use burn::backend::tensor::{Device as BackendDevice, FloatTensor, IntTensor};
 use burn::backend::{Backend, backend_extension};
 use burn::tensor::{BoolDType, IntDType};
 
+use crate::packed::PackedMatrix;
+
 pub(crate) use attention::{AttentionRows, AttentionSpan};
 pub(crate) use call::{
-    RowMap, attention, cross_entropy, dequantize, expert, gated_linear, holds_quantized,
-    layer_norm, linear, on_workers, quantized_gated_linear, quantized_linear, rms_norm, rotary,
-    sum_rows, swiglu, take_rows, three_linears, three_quantized_linears,
+    RowMap, attention, cross_entropy, dequantize, expert, for_each_chunk, gated_linear,
+    holds_quantized, layer_norm, linear, on_workers, packed_gated_linear, packed_linear,
+    quantized_gated_linear, quantized_linear, rms_norm, rotary, sum_rows, swiglu, take_rows,
+    takes_packed, three_linears, three_packed_linears, three_quantized_linears, token_losses,
 };
+pub(crate) use cross_entropy::loss_chunks;
 
 /// What every backend of ours can do. Shapes are given on the functions of [`call`].
 #[backend_extension(
@@ -71,6 +75,31 @@ pub(crate) trait Kernels: Backend {
     ) -> FloatTensor<Self> {
         let gate = Self::olmo_linear(x.clone(), gate);
         Self::olmo_swiglu(gate, Self::olmo_linear(x, up))
+    }
+
+    #[fusion(default)]
+    fn olmo_packed_linear(x: FloatTensor<Self>, weight: PackedMatrix) -> FloatTensor<Self> {
+        let weight = linear::unpacked::<Self>(&weight, &x);
+        Self::olmo_linear(x, weight)
+    }
+
+    #[fusion(default)]
+    fn olmo_three_packed_linears(
+        x: FloatTensor<Self>,
+        weights: [PackedMatrix; 3],
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let [a, b, c] = weights.map(|weight| linear::unpacked::<Self>(&weight, &x));
+        Self::olmo_three_linears(x, a, b, c)
+    }
+
+    #[fusion(default)]
+    fn olmo_packed_gated_linear(
+        x: FloatTensor<Self>,
+        gate: PackedMatrix,
+        up: PackedMatrix,
+    ) -> FloatTensor<Self> {
+        let [gate, up] = [gate, up].map(|weight| linear::unpacked::<Self>(&weight, &x));
+        Self::olmo_gated_linear(x, gate, up)
     }
 
     #[fusion(default)]

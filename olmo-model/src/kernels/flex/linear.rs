@@ -5,9 +5,10 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::DType;
 use half::{bf16, f16};
 
-use super::dot::{self, Input, Rows};
+use super::dot::{self, Input, Rows, Weight};
 use super::element::Element;
 use super::{from_vec, last_dim};
+use crate::packed::PackedMatrix;
 use crate::quantized::BLOCK;
 
 /// `x wᵀ` for each weight.
@@ -17,7 +18,7 @@ pub(super) fn linears<const N: usize>(x: FlexTensor, weights: [FlexTensor; N]) -
         return weights.map(|weight| super::super::linear::forward::<Flex>(x.clone(), weight));
     }
     let weights = weights.map(|weight| weight.to_contiguous());
-    products(&x, weights.each_ref().map(rows))
+    products(&x, weights.each_ref().map(|weight| Weight::Rows(rows(weight))))
 }
 
 /// `silu(x gateᵀ) * (x upᵀ)`.
@@ -29,7 +30,29 @@ pub(super) fn gated(x: FlexTensor, gate: FlexTensor, up: FlexTensor) -> FlexTens
         return super::super::swiglu::forward::<Flex>(gate, up);
     }
     let (gate, up) = (gate.to_contiguous(), up.to_contiguous());
-    gated_product(&x, rows(&gate), rows(&up))
+    gated_product(&x, Weight::Rows(rows(&gate)), Weight::Rows(rows(&up)))
+}
+
+/// `x wᵀ` for each packed weight.
+pub(super) fn packed_linears<const N: usize>(
+    x: FlexTensor,
+    weights: [PackedMatrix; N],
+) -> [FlexTensor; N] {
+    if weights.iter().any(|weight| weight.dtype() != x.dtype()) {
+        let unpacked = weights.map(|weight| super::super::linear::unpacked::<Flex>(&weight, &x));
+        return linears(x, unpacked);
+    }
+    products(&x, weights.each_ref().map(|weight| Weight::Packed(weight.panels())))
+}
+
+/// `silu(x gateᵀ) * (x upᵀ)` with packed weights.
+pub(super) fn packed_gated(x: FlexTensor, weights: [PackedMatrix; 2]) -> FlexTensor {
+    if weights.iter().any(|weight| weight.dtype() != x.dtype()) {
+        let [gate, up] = weights.map(|weight| super::super::linear::unpacked::<Flex>(&weight, &x));
+        return gated(x, gate, up);
+    }
+    let [gate, up] = weights.each_ref().map(|weight| Weight::Packed(weight.panels()));
+    gated_product(&x, gate, up)
 }
 
 /// Values and scales of a quantised matrix.
@@ -40,12 +63,12 @@ pub(super) fn quantized_linears<const N: usize>(
     weights: [Quantized; N],
 ) -> [FlexTensor; N] {
     let weights = weights.map(contiguous);
-    products(&x, weights.each_ref().map(|(values, scales)| quantized_rows(values, scales)))
+    products(&x, weights.each_ref().map(|(v, s)| Weight::Rows(quantized_rows(v, s))))
 }
 
 pub(super) fn quantized_gated(x: FlexTensor, weights: [Quantized; 2]) -> FlexTensor {
     let weights = weights.map(contiguous);
-    let [gate, up] = weights.each_ref().map(|(values, scales)| quantized_rows(values, scales));
+    let [gate, up] = weights.each_ref().map(|(v, s)| Weight::Rows(quantized_rows(v, s)));
     gated_product(&x, gate, up)
 }
 
@@ -62,8 +85,11 @@ pub(super) fn dequantize(values: FlexTensor, scales: FlexTensor) -> FlexTensor {
     from_vec(out, [shape[0], shape[1] * BLOCK])
 }
 
-fn products<const N: usize>(x: &FlexTensor, weights: [Rows<'_>; N]) -> [FlexTensor; N] {
-    fn run<E: Element, const N: usize>(x: &FlexTensor, weights: [Rows<'_>; N]) -> [FlexTensor; N] {
+fn products<const N: usize>(x: &FlexTensor, weights: [Weight<'_>; N]) -> [FlexTensor; N] {
+    fn run<E: Element, const N: usize>(
+        x: &FlexTensor,
+        weights: [Weight<'_>; N],
+    ) -> [FlexTensor; N] {
         let d_in = last_dim(x);
         let contiguous = x.to_contiguous();
         let mut outputs = dot::linears::<E>(&Input::new(rows(&contiguous), d_in), &weights);
@@ -71,7 +97,7 @@ fn products<const N: usize>(x: &FlexTensor, weights: [Rows<'_>; N]) -> [FlexTens
         weights.map(|weight| {
             let values = std::mem::take(&mut outputs[next]);
             next += 1;
-            shaped(values, x, weight.len() / d_in)
+            shaped(values, x, weight.n_columns(d_in))
         })
     }
     match x.dtype() {
@@ -81,12 +107,12 @@ fn products<const N: usize>(x: &FlexTensor, weights: [Rows<'_>; N]) -> [FlexTens
     }
 }
 
-fn gated_product(x: &FlexTensor, gate: Rows<'_>, up: Rows<'_>) -> FlexTensor {
-    fn run<E: Element>(x: &FlexTensor, gate: Rows<'_>, up: Rows<'_>) -> FlexTensor {
+fn gated_product(x: &FlexTensor, gate: Weight<'_>, up: Weight<'_>) -> FlexTensor {
+    fn run<E: Element>(x: &FlexTensor, gate: Weight<'_>, up: Weight<'_>) -> FlexTensor {
         let d_in = last_dim(x);
         let contiguous = x.to_contiguous();
         let input = Input::new(rows(&contiguous), d_in);
-        shaped(dot::gated::<E>(&input, gate, up), x, gate.len() / d_in)
+        shaped(dot::gated::<E>(&input, gate, up), x, gate.n_columns(d_in))
     }
     match x.dtype() {
         DType::F16 => run::<f16>(x, gate, up),

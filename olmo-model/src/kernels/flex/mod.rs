@@ -32,6 +32,7 @@ use rayon::prelude::*;
 
 use self::element::Element;
 use super::{AttentionRows, AttentionSpan, Kernels};
+use crate::packed::PackedMatrix;
 
 impl Kernels for Flex {
     fn olmo_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -54,6 +55,26 @@ impl Kernels for Flex {
         up: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         linear::gated(x, gate, up)
+    }
+
+    fn olmo_packed_linear(x: FloatTensor<Self>, weight: PackedMatrix) -> FloatTensor<Self> {
+        let [y] = linear::packed_linears(x, [weight]);
+        y
+    }
+
+    fn olmo_three_packed_linears(
+        x: FloatTensor<Self>,
+        weights: [PackedMatrix; 3],
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        linear::packed_linears(x, weights).into()
+    }
+
+    fn olmo_packed_gated_linear(
+        x: FloatTensor<Self>,
+        gate: PackedMatrix,
+        up: PackedMatrix,
+    ) -> FloatTensor<Self> {
+        linear::packed_gated(x, [gate, up])
     }
 
     fn olmo_dequantize(values: IntTensor<Self>, scales: FloatTensor<Self>) -> FloatTensor<Self> {

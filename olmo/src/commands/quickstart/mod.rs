@@ -161,7 +161,7 @@ fn judged(
     held_out: &Path,
     before: f64,
 ) -> Result<Report> {
-    let model = olmo_hub::ModelFolder::open(folder)?.load(device, None)?;
+    let model = olmo_hub::ModelFolder::open(folder)?.load_to_run(device, None)?;
     let after = bits_per_byte(&model, tokenizer, held_out)?;
     let samples = PROMPTS.iter().map(|prompt| told(&model, tokenizer, prompt));
     Ok(Report {

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::{
     __m512, __m512bh, __m512i, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_dpbf16_ps,
-    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_maskz_loadu_epi16, _mm512_maskz_loadu_epi32,
+    _mm512_load_si512, _mm512_loadu_ps, _mm512_maskz_loadu_epi16, _mm512_maskz_loadu_epi32,
     _mm512_rol_epi32, _mm512_set1_epi32, _mm512_setzero_si512, _mm512_shuffle_i32x4,
     _mm512_shuffle_ps, _mm512_storeu_ps, _mm512_storeu_si512,
 };
@@ -10,16 +10,16 @@ use std::arch::x86_64::{
 use half::bf16;
 
 use super::Strided;
-use super::panel::WIDTH;
+use crate::packed::{Step, WIDTH};
 
 /// 32-bit units of a vector: elements of f32, pairs of bf16.
 const LANES: usize = 16;
 
 /// As [`panel::pack`](super::panel::pack): transposes 16 rows by 16 elements at a time.
 #[target_feature(enable = "avx512f,avx512bw")]
-pub(super) fn pack_f32(w: Strided<'_, f32>, n_rows: usize, length: usize, out: &mut [f32]) {
+pub(super) fn pack_f32(w: Strided<'_, f32>, n_rows: usize, out: &mut [Step<f32>]) {
+    let length = out.len();
     w.check(n_rows, length);
-    assert!(out.len() >= length * WIDTH);
     for first in (0..length).step_by(LANES) {
         let n = LANES.min(length - first);
         let mask = if n < LANES { (1_u16 << n) - 1 } else { u16::MAX };
@@ -27,16 +27,16 @@ pub(super) fn pack_f32(w: Strided<'_, f32>, n_rows: usize, length: usize, out: &
         let load = |row: usize| unsafe {
             _mm512_maskz_loadu_epi32(mask, w.values.as_ptr().add(row * w.stride + first).cast())
         };
-        pack(load, n_rows, n, out[first * WIDTH..].as_mut_ptr().cast());
+        pack(load, n_rows, n, out[first..].as_mut_ptr().cast());
     }
 }
 
-/// Pairs of elements of up to [`WIDTH`] rows, transposed: `out[length / 2, WIDTH]`, the length
-/// rounded up. The second element of a pair comes first, as [`multiply_bf16`] wants it.
+/// Pairs of elements of up to [`WIDTH`] rows, transposed: half as many steps as elements, rounded up.
+/// The first element of a pair is the upper half, as [`multiply_bf16`] wants it.
 #[target_feature(enable = "avx512f,avx512bw")]
-pub(super) fn pack_bf16(w: Strided<'_, bf16>, n_rows: usize, length: usize, out: &mut [u32]) {
+pub(super) fn pack_bf16(w: Strided<'_, bf16>, n_rows: usize, length: usize, out: &mut [Step<u32>]) {
     w.check(n_rows, length);
-    assert!(out.len() >= length.div_ceil(2) * WIDTH);
+    assert!(out.len() >= length.div_ceil(2));
     for first in (0..length).step_by(2 * LANES) {
         let n = (2 * LANES).min(length - first);
         let mask = if n < 2 * LANES { (1_u32 << n) - 1 } else { u32::MAX };
@@ -45,7 +45,7 @@ pub(super) fn pack_bf16(w: Strided<'_, bf16>, n_rows: usize, length: usize, out:
             let at = w.values.as_ptr().add(row * w.stride + first);
             _mm512_rol_epi32::<16>(_mm512_maskz_loadu_epi16(mask, at.cast()))
         };
-        pack(load, n_rows, n.div_ceil(2), out[first / 2 * WIDTH..].as_mut_ptr());
+        pack(load, n_rows, n.div_ceil(2), out[first / 2..].as_mut_ptr().cast());
     }
 }
 
@@ -105,22 +105,26 @@ fn transposed(rows: &[__m512i; LANES]) -> [__m512i; LANES] {
 }
 
 /// Adds the products of `n_rows` rows of `x` with a panel to `sums[n_rows, WIDTH]`. Units of both are
-/// pairs whose second element comes first: the instruction adds the product of a unit's upper
+/// pairs whose first element is the upper half: the instruction adds the product of a unit's upper
 /// halves before that of the lower.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) fn multiply_bf16(x: Strided<'_, u32>, n_rows: usize, panel: &[u32], sums: &mut [f32]) {
-    let n_units = panel.len() / WIDTH;
-    x.check(n_rows, n_units);
+pub(super) fn multiply_bf16(
+    x: Strided<'_, u32>,
+    n_rows: usize,
+    panel: &[Step<u32>],
+    sums: &mut [f32],
+) {
+    x.check(n_rows, panel.len());
     assert!(sums.len() >= n_rows * WIDTH);
     let mut row = 0;
     while row < n_rows {
         let x = Strided { values: &x.values[row * x.stride..], stride: x.stride };
         let sums = &mut sums[row * WIDTH..];
         row += match n_rows - row {
-            8.. => multiply_rows::<8>(x, n_units, panel, sums),
-            4.. => multiply_rows::<4>(x, n_units, panel, sums),
-            2.. => multiply_rows::<2>(x, n_units, panel, sums),
-            _ => multiply_rows::<1>(x, n_units, panel, sums),
+            8.. => multiply_rows::<8>(x, panel, sums),
+            4.. => multiply_rows::<4>(x, panel, sums),
+            2.. => multiply_rows::<2>(x, panel, sums),
+            _ => multiply_rows::<1>(x, panel, sums),
         };
     }
 }
@@ -130,24 +134,23 @@ pub(super) fn multiply_bf16(x: Strided<'_, u32>, n_rows: usize, panel: &[u32], s
 #[inline]
 fn multiply_rows<const R: usize>(
     x: Strided<'_, u32>,
-    n_units: usize,
-    panel: &[u32],
+    panel: &[Step<u32>],
     sums: &mut [f32],
 ) -> usize {
     const V: usize = WIDTH / LANES;
-    x.check(R, n_units);
-    assert!(sums.len() >= R * WIDTH && panel.len() >= n_units * WIDTH);
+    x.check(R, panel.len());
+    assert!(sums.len() >= R * WIDTH);
     let mut totals: [[__m512; V]; R] = std::array::from_fn(|r| {
         std::array::from_fn(|v| {
             // SAFETY: within the sums by the assertion above.
             unsafe { _mm512_loadu_ps(sums.as_ptr().add(r * WIDTH + v * LANES)) }
         })
     });
-    for i in 0..n_units {
+    for (i, step) in panel.iter().enumerate() {
         let w: [__m512bh; V] = std::array::from_fn(|v| {
-            // SAFETY: within the panel by the assertion above; any bits are bf16.
+            // SAFETY: within the step, which has `V` vectors; any bits are bf16.
             unsafe {
-                let bits = _mm512_loadu_si512(panel.as_ptr().add(i * WIDTH + v * LANES).cast());
+                let bits = _mm512_load_si512(step.0.as_ptr().add(v * LANES).cast());
                 std::mem::transmute::<__m512i, __m512bh>(bits)
             }
         });

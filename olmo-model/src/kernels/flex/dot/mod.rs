@@ -19,7 +19,8 @@ use std::ops::Range;
 
 use half::bf16;
 
-use self::panel::WIDTH;
+use crate::packed::{Panels, Step, Values, WIDTH, unit_of};
+
 pub(super) use product::{gated, linears};
 pub(super) use rows::Rows;
 
@@ -27,6 +28,8 @@ pub(super) use rows::Rows;
 const BLOCK_ROWS: usize = 256;
 /// Units of a row multiplied at a time, f32 or pairs of bf16: half a first-level cache of panel.
 const BLOCK_UNITS: usize = 128;
+/// Rows of `x` that a whole panel is read for in one go: there is nothing to keep it in the cache for.
+const FEW_ROWS: usize = 2;
 /// Elements of a quantised row multiplied at a time.
 const BLOCK_QUANTIZED: usize = 1024;
 /// Quantised rows multiplied at a time.
@@ -59,9 +62,26 @@ impl<'a, T> Strided<'a, T> {
 #[derive(Default)]
 pub(super) struct Scratch {
     widened: Vec<f32>,
-    panel: Vec<f32>,
-    pairs: Vec<u32>,
+    panel: Vec<Step<f32>>,
+    pairs: Vec<Step<u32>>,
     sums: Vec<f32>,
+}
+
+/// The right operand of a product, `[n_columns, k]`.
+#[derive(Clone, Copy)]
+pub(super) enum Weight<'a> {
+    Rows(Rows<'a>),
+    Packed(&'a Panels),
+}
+
+impl Weight<'_> {
+    /// Columns of the product, with rows of `k` elements.
+    pub(super) fn n_columns(&self, k: usize) -> usize {
+        match self {
+            Self::Rows(rows) => rows.len().checked_div(k).unwrap_or(0),
+            Self::Packed(panels) => panels.d_out,
+        }
+    }
 }
 
 /// The left operand of a product, `[n_rows, k]`.
@@ -69,7 +89,7 @@ pub(super) struct Input<'a> {
     rows: Rows<'a>,
     /// The same in f32, where the kernels do not take it as it is.
     widened: Vec<f32>,
-    /// The same as units of two elements, the second first, where the machine multiplies those.
+    /// The same as units of two elements, where the machine multiplies those.
     pairs: Vec<u32>,
     k: usize,
     isa: Isa,
@@ -134,24 +154,29 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// Products of rows `rows` with the rows `columns` of `w`, written to
-    /// `out[rows.len(), columns.len()]`.
+    /// Products of rows `rows` with the rows `columns` of `w`, of which the first begins a panel,
+    /// written to `out[rows.len(), columns.len()]`.
     fn multiply(
         &self,
-        w: Rows<'_>,
+        w: Weight<'_>,
         rows: Range<usize>,
         columns: Range<usize>,
         out: &mut [f32],
         scratch: &mut Scratch,
     ) {
-        if let Rows::Q8 { .. } | Rows::Q4 { .. } = w {
+        if let Weight::Rows(w @ (Rows::Q8 { .. } | Rows::Q4 { .. })) = w {
             return self.multiply_quantized(w, &rows, &columns, out, scratch);
         }
         for first in columns.clone().step_by(WIDTH) {
             let n = WIDTH.min(columns.end - first);
             scratch.sums.clear();
             scratch.sums.resize(rows.len() * WIDTH, 0.0);
-            self.multiply_panel(w, &rows, first..first + n, scratch);
+            match w {
+                Weight::Rows(w) => self.multiply_rows(w, &rows, first..first + n, scratch),
+                Weight::Packed(panels) => {
+                    self.multiply_packed(&panels.values, first / WIDTH, &rows, scratch);
+                }
+            }
             let out = out[first - columns.start..].chunks_mut(columns.len());
             for (out, sums) in out.zip(scratch.sums.chunks_exact(WIDTH)) {
                 out[..n].copy_from_slice(&sums[..n]);
@@ -159,8 +184,66 @@ impl<'a> Input<'a> {
         }
     }
 
+    /// Products with a panel, added to the sums in `scratch`.
+    fn multiply_packed(
+        &self,
+        values: &Values,
+        index: usize,
+        rows: &Range<usize>,
+        scratch: &mut Scratch,
+    ) {
+        fn panel<T>(steps: &[Step<T>], index: usize, length: usize) -> &[Step<T>] {
+            &steps[index * length..][..length]
+        }
+        let k = self.k;
+        let block = if rows.len() <= FEW_ROWS { usize::MAX } else { BLOCK_UNITS };
+        match values {
+            Values::F32(steps) => {
+                for (i, panel) in panel(steps, index, k).chunks(block).enumerate() {
+                    self.multiply_f32(rows, i.saturating_mul(block), panel, &mut scratch.sums);
+                }
+            }
+            Values::F16(steps) => {
+                for (i, steps) in panel(steps, index, k).chunks(BLOCK_UNITS).enumerate() {
+                    panel::widen_f16(steps, &mut scratch.panel);
+                    self.multiply_f32(rows, i * BLOCK_UNITS, &scratch.panel, &mut scratch.sums);
+                }
+            }
+            #[cfg(target_arch = "x86_64")]
+            Values::Bf16(steps) if !self.pairs.is_empty() => {
+                let units = k.div_ceil(2);
+                for (i, panel) in panel(steps, index, units).chunks(block).enumerate() {
+                    let x = Strided::at(&self.pairs, units, rows.start, i.saturating_mul(block));
+                    // SAFETY: pairs are made where the instructions were found.
+                    unsafe { avx512::multiply_bf16(x, rows.len(), panel, &mut scratch.sums) };
+                }
+            }
+            Values::Bf16(steps) => {
+                let blocks = panel(steps, index, k.div_ceil(2)).chunks(BLOCK_UNITS);
+                for (i, steps) in blocks.enumerate() {
+                    let start = 2 * i * BLOCK_UNITS;
+                    let length = (2 * steps.len()).min(k - start);
+                    panel::widen_pairs(steps, length, &mut scratch.panel);
+                    self.multiply_f32(rows, start, &scratch.panel, &mut scratch.sums);
+                }
+            }
+        }
+    }
+
+    /// Products with a part of a panel that begins at element `start` of its rows.
+    fn multiply_f32(
+        &self,
+        rows: &Range<usize>,
+        start: usize,
+        panel: &[Step<f32>],
+        sums: &mut [f32],
+    ) {
+        let x = Strided::at(self.f32(), self.k, rows.start, start);
+        pulp::Arch::new().dispatch(panel::Multiply { x, n_rows: rows.len(), panel, sums });
+    }
+
     /// Products with up to [`WIDTH`] rows of `w`, added to the sums in `scratch`.
-    fn multiply_panel(
+    fn multiply_rows(
         &self,
         w: Rows<'_>,
         rows: &Range<usize>,
@@ -176,7 +259,7 @@ impl<'a> Input<'a> {
                 let w = Strided::at(w, k, columns.start, 2 * start);
                 let x = Strided::at(&self.pairs, units, rows.start, start);
                 let length = (2 * n_units).min(k - 2 * start);
-                scratch.pairs.resize(n_units * WIDTH, 0);
+                scratch.pairs.resize(n_units, Step([0; WIDTH]));
                 // SAFETY: pairs are made where the instructions were found.
                 unsafe {
                     avx512::pack_bf16(w, columns.len(), length, &mut scratch.pairs);
@@ -237,13 +320,9 @@ impl<'a> Input<'a> {
     }
 }
 
-/// Rows as units of two elements, the second first; an odd row ends in a zero.
+/// Rows as units of two elements; an odd row ends in a zero.
 fn pairs_of(values: &[bf16], k: usize) -> Vec<u32> {
-    let unit = |pair: &[bf16]| {
-        let second = pair.get(1).map_or(0, |x| u32::from(x.to_bits()));
-        (u32::from(pair[0].to_bits()) << 16) | second
-    };
-    values.chunks_exact(k.max(1)).flat_map(|row| row.chunks(2).map(unit)).collect()
+    values.chunks_exact(k.max(1)).flat_map(|row| row.chunks(2).map(unit_of)).collect()
 }
 
 /// Products of `n_rows` rows with up to [`WIDTH`] others, `length` long, added to
@@ -253,15 +332,15 @@ fn panel_product(
     x: Strided<'_, f32>,
     w: Strided<'_, f32>,
     [n_rows, n_columns, length]: [usize; 3],
-    panel: &mut Vec<f32>,
+    panel: &mut Vec<Step<f32>>,
     sums: &mut [f32],
 ) {
-    panel.resize(length * WIDTH, 0.0);
+    panel.resize(length, Step([0.0; WIDTH]));
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `detect` found the instructions.
-        Isa::Avx512 | Isa::Avx512Bf16 => unsafe { avx512::pack_f32(w, n_columns, length, panel) },
-        Isa::Portable => panel::pack(w, n_columns, length, panel),
+        Isa::Avx512 | Isa::Avx512Bf16 => unsafe { avx512::pack_f32(w, n_columns, panel) },
+        Isa::Portable => panel::pack(w, n_columns, panel),
     }
     pulp::Arch::new().dispatch(panel::Multiply { x, n_rows, panel, sums });
 }

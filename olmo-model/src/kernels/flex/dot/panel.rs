@@ -4,10 +4,11 @@
 //! matrix products that PyTorch uses on a CPU: in bf16, where a sum that falls to the other side of
 //! the middle is a different number, most results are then equal to the last bit.
 
-use super::Strided;
+use half::f16;
+use half::slice::HalfFloatSliceExt;
 
-/// Rows of the weight in a panel.
-pub(super) const WIDTH: usize = 32;
+use super::Strided;
+use crate::packed::{Step, WIDTH};
 
 /// Rows of `x` multiplied at once with the vectors of a machine: the sums fill half its registers.
 const fn rows_at_once(lanes: usize) -> usize {
@@ -18,27 +19,52 @@ const fn rows_at_once(lanes: usize) -> usize {
     }
 }
 
-/// Writes `length` elements of up to [`WIDTH`] rows, transposed: `out[length, WIDTH]`.
-pub(super) fn pack(w: Strided<'_, f32>, n_rows: usize, length: usize, out: &mut [f32]) {
+/// Writes the elements of up to [`WIDTH`] rows, transposed; rows that are not there are zero.
+pub(super) fn pack(w: Strided<'_, f32>, n_rows: usize, out: &mut [Step<f32>]) {
+    let length = out.len();
     for c in 0..WIDTH {
         if c < n_rows {
-            for (i, x) in w.row(c, length).iter().enumerate() {
-                out[i * WIDTH + c] = *x;
+            for (step, x) in out.iter_mut().zip(w.row(c, length)) {
+                step.0[c] = *x;
             }
         } else {
-            for i in 0..length {
-                out[i * WIDTH + c] = 0.0;
+            for step in &mut *out {
+                step.0[c] = 0.0;
             }
         }
     }
+}
+
+/// Steps of f16 as f32.
+pub(super) fn widen_f16(steps: &[Step<f16>], out: &mut Vec<Step<f32>>) {
+    out.resize(steps.len(), Step([0.0; WIDTH]));
+    for (step, out) in steps.iter().zip(out) {
+        step.0.convert_to_f32_slice(&mut out.0);
+    }
+}
+
+/// The first `length` elements of steps of pairs of bf16 as f32.
+pub(super) fn widen_pairs(steps: &[Step<u32>], length: usize, out: &mut Vec<Step<f32>>) {
+    out.resize(length, Step([0.0; WIDTH]));
+    pulp::Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for (step, out) in steps.iter().zip(out.chunks_mut(2)) {
+                for (out, shift) in out.iter_mut().zip([0, 16]) {
+                    for (out, unit) in out.0.iter_mut().zip(step.0) {
+                        *out = f32::from_bits((unit << shift) & 0xFFFF_0000);
+                    }
+                }
+            }
+        },
+    );
 }
 
 /// Adds the products of rows of `x` with a panel to `sums[n_rows, WIDTH]`.
 pub(super) struct Multiply<'a> {
     pub(super) x: Strided<'a, f32>,
     pub(super) n_rows: usize,
-    /// `[length, WIDTH]`.
-    pub(super) panel: &'a [f32],
+    pub(super) panel: &'a [Step<f32>],
     pub(super) sums: &'a mut [f32],
 }
 
@@ -74,16 +100,16 @@ impl Multiply<'_> {
     /// `V` vectors make up [`WIDTH`] elements.
     #[inline(always)]
     fn rows<S: pulp::Simd, const R: usize, const V: usize>(&mut self, simd: S, row: usize) {
-        let panel = S::as_simd_f32s(self.panel).0;
-        let x: [_; R] = std::array::from_fn(|r| self.x.row(row + r, panel.len() / V));
+        let x: [_; R] = std::array::from_fn(|r| self.x.row(row + r, self.panel.len()));
         let out = S::as_mut_simd_f32s(&mut self.sums[row * WIDTH..(row + R) * WIDTH]).0;
         let mut sums: [[S::f32s; V]; R] =
             std::array::from_fn(|r| std::array::from_fn(|v| out[r * V + v]));
-        for (i, w) in panel.as_chunks::<V>().0.iter().enumerate() {
+        for (i, step) in self.panel.iter().enumerate() {
+            let w: [_; V] = std::array::from_fn(|v| S::as_simd_f32s(&step.0).0[v]);
             for (sums, x) in sums.iter_mut().zip(&x) {
                 let x = simd.splat_f32s(x[i]);
                 for (sum, w) in sums.iter_mut().zip(w) {
-                    *sum = simd.mul_add_f32s(x, *w, *sum);
+                    *sum = simd.mul_add_f32s(x, w, *sum);
                 }
             }
         }

@@ -7,8 +7,8 @@ use rayon::prelude::*;
 use super::super::element::Element;
 use super::super::shared::Columns;
 use super::super::swiglu;
-use super::panel::WIDTH;
-use super::{BLOCK_ROWS, Input, Rows, Scratch};
+use super::{BLOCK_ROWS, Input, Scratch, Weight};
+use crate::packed::WIDTH;
 
 /// Columns of one task at most: the sums of [`BLOCK_ROWS`] rows stay in the second-level cache.
 const TASK_COLUMNS: usize = 6 * WIDTH;
@@ -17,8 +17,8 @@ const TASK_COLUMNS: usize = 6 * WIDTH;
 const PARALLEL_PRODUCTS: usize = 1 << 15;
 
 /// `x wᵀ` for each of several weights with rows as long as those of `x`.
-pub(in super::super) fn linears<E: Element>(x: &Input<'_>, weights: &[Rows<'_>]) -> Vec<Vec<E>> {
-    let n_columns: Vec<usize> = weights.iter().map(|w| w.len() / x.k).collect();
+pub(in super::super) fn linears<E: Element>(x: &Input<'_>, weights: &[Weight<'_>]) -> Vec<Vec<E>> {
+    let n_columns: Vec<usize> = weights.iter().map(|w| w.n_columns(x.k)).collect();
     let mut outputs: Vec<Vec<E>> =
         n_columns.iter().map(|n| vec![E::default(); x.n_rows() * n]).collect();
     let columns: Vec<Columns<'_, E>> =
@@ -37,8 +37,12 @@ pub(in super::super) fn linears<E: Element>(x: &Input<'_>, weights: &[Rows<'_>])
 }
 
 /// `silu(x gateᵀ) * (x upᵀ)`, rounded to `E` where the operations apart would be.
-pub(in super::super) fn gated<E: Element>(x: &Input<'_>, gate: Rows<'_>, up: Rows<'_>) -> Vec<E> {
-    let n = gate.len() / x.k;
+pub(in super::super) fn gated<E: Element>(
+    x: &Input<'_>,
+    gate: Weight<'_>,
+    up: Weight<'_>,
+) -> Vec<E> {
+    let n = gate.n_columns(x.k);
     let mut output = vec![E::default(); x.n_rows() * n];
     let columns = Columns::new(&mut output, n);
     for_each_task(x, &[n], |_, task, Work { products, scratch }| {

@@ -1,9 +1,11 @@
 //! Products against plain sums, of every size, type and instruction set.
 
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use half::{bf16, f16};
 
 use super::super::element::Element;
 use super::*;
+use crate::packed::PackedMatrix;
 use crate::quantized::BLOCK;
 
 /// Small whole numbers: every order of summation gives the same bits.
@@ -18,6 +20,11 @@ fn narrowed<E: Element>(values: &[f32]) -> Vec<E> {
 fn expected(x: &[f32], w: &[f32], k: usize) -> Vec<f32> {
     let dot = |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(x, w)| x * w).sum();
     x.chunks(k).flat_map(|x| w.chunks(k).map(move |w| dot(x, w))).collect()
+}
+
+fn packed(values: &[f32], shape: [usize; 2], dtype: DType) -> PackedMatrix {
+    let data = TensorData::new(values.to_vec(), shape);
+    PackedMatrix::new(Tensor::from_data(data, (&Device::flex(), dtype)))
 }
 
 fn every_isa() -> Vec<Isa> {
@@ -43,12 +50,23 @@ fn products_cover_every_size_and_type() {
         let (xb, wb) = (narrowed::<bf16>(&x), narrowed::<bf16>(&w));
         for isa in every_isa() {
             let product = |x: Rows<'_>, w: Rows<'_>| {
-                linears::<f32>(&Input::with_isa(x, k, isa), &[w]).remove(0)
+                linears::<f32>(&Input::with_isa(x, k, isa), &[Weight::Rows(w)]).remove(0)
             };
             assert_eq!(product(Rows::F32(&x), Rows::F32(&w)), expected, "{isa:?} {m} {k} {n}");
             assert_eq!(product(Rows::F16(&x16), Rows::F16(&w16)), expected, "{isa:?} {m} {k} {n}");
             assert_eq!(product(Rows::Bf16(&xb), Rows::Bf16(&wb)), expected, "{isa:?} {m} {k} {n}");
             assert_eq!(product(Rows::F32(&x), Rows::Bf16(&wb)), expected, "{isa:?} {m} {k} {n}");
+
+            for (x, dtype) in [
+                (Rows::F32(&x), DType::F32),
+                (Rows::F16(&x16), DType::F16),
+                (Rows::Bf16(&xb), DType::BF16),
+            ] {
+                let w = packed(&w, [n, k], dtype);
+                let input = Input::with_isa(x, k, isa);
+                let found = linears::<f32>(&input, &[Weight::Packed(w.panels())]).remove(0);
+                assert_eq!(found, expected, "{isa:?} {dtype:?} {m} {k} {n}");
+            }
         }
     }
 }
@@ -66,7 +84,8 @@ fn quantised_rows_are_multiplied_as_their_values() {
         {
             let mut values = vec![0.0; w.len()];
             w.widen(0..w.len(), &mut values);
-            let found = linears::<f32>(&Input::with_isa(Rows::F32(&x), k, isa), &[w]).remove(0);
+            let found = linears::<f32>(&Input::with_isa(Rows::F32(&x), k, isa), &[Weight::Rows(w)])
+                .remove(0);
             assert_eq!(found, expected(&x, &values, k), "{isa:?} {w:?}");
         }
     }
@@ -100,11 +119,20 @@ fn sums_are_in_the_order_of_the_row() {
     let expected_bf16 = sequential(&widened(&xb), &widened(&wb));
     for isa in every_isa() {
         let product = |x: Rows<'_>, w: Rows<'_>| -> Vec<u32> {
-            let [y] = &linears::<f32>(&Input::with_isa(x, k, isa), &[w])[..] else { panic!("one") };
+            let [y] = &linears::<f32>(&Input::with_isa(x, k, isa), &[Weight::Rows(w)])[..] else {
+                panic!("one")
+            };
             y.iter().map(|y| y.to_bits()).collect()
         };
         assert_eq!(product(Rows::F32(&x), Rows::F32(&w)), expected, "{isa:?}");
         assert_eq!(product(Rows::Bf16(&xb), Rows::Bf16(&wb)), expected_bf16, "{isa:?}");
+        let packed_product = |x: Rows<'_>, dtype: DType| -> Vec<u32> {
+            let w = packed(&w, [n, k], dtype);
+            let y = linears::<f32>(&Input::with_isa(x, k, isa), &[Weight::Packed(w.panels())]);
+            y[0].iter().map(|y| y.to_bits()).collect()
+        };
+        assert_eq!(packed_product(Rows::F32(&x), DType::F32), expected, "{isa:?}");
+        assert_eq!(packed_product(Rows::Bf16(&xb), DType::BF16), expected_bf16, "{isa:?}");
     }
 }
 
@@ -115,7 +143,7 @@ fn a_row_alone_has_the_bits_that_it_has_among_others() {
     let (x, w) = (wave(m * k, 0.37), wave(n * k, 0.91));
     let (xb, wb) = (narrowed::<bf16>(&x), narrowed::<bf16>(&w));
     let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
-    let product = |x, w| bits(linears::<f32>(&Input::new(x, k), &[w]).remove(0));
+    let product = |x, w| bits(linears::<f32>(&Input::new(x, k), &[Weight::Rows(w)]).remove(0));
     let together = product(Rows::F32(&x), Rows::F32(&w));
     let together_bf16 = product(Rows::Bf16(&xb), Rows::Bf16(&wb));
     for row in 0..m {
@@ -131,8 +159,9 @@ fn a_gated_product_rounds_where_its_parts_would() {
     let x = narrowed::<bf16>(&whole(m * k, 7).iter().map(|x| x / 8.0).collect::<Vec<_>>());
     let [gate, up] = [5, 9].map(|modulus| narrowed::<bf16>(&whole(n * k, modulus)));
     let input = Input::new(Rows::Bf16(&x), k);
-    let found = gated::<bf16>(&input, Rows::Bf16(&gate), Rows::Bf16(&up));
-    let parts = linears::<bf16>(&input, &[Rows::Bf16(&gate), Rows::Bf16(&up)]);
+    let found =
+        gated::<bf16>(&input, Weight::Rows(Rows::Bf16(&gate)), Weight::Rows(Rows::Bf16(&up)));
+    let parts = linears::<bf16>(&input, &[Rows::Bf16(&gate), Rows::Bf16(&up)].map(Weight::Rows));
     for ((found, gate), up) in found.iter().zip(&parts[0]).zip(&parts[1]) {
         let x = gate.to_f32();
         let silu = bf16::from_f32(x / (1.0 + (-x).exp()));

@@ -1,0 +1,58 @@
+//! Models with packed matrices are the models that the other tests compare, to the last bit.
+
+use burn::tensor::{DType, Device, Tensor, TensorData};
+
+use super::models::{MODELS, forward, in_pieces, read, tokens, weights};
+use crate::{Error, Labels, MatrixForm, ModelConfig, Parameter, Transformer};
+
+#[test]
+fn packed_matrices_change_no_bit() {
+    for name in MODELS {
+        let (model, golden) = read(name);
+        let rows = golden.integer_rows::<i64>("tokens");
+        let weights = weights(&model);
+        for dtype in [DType::F32, DType::BF16, DType::F16] {
+            let [dense, packed] = [MatrixForm::Dense, MatrixForm::Packed]
+                .map(|form| built(model.config(), &weights, form, dtype));
+            assert_eq!(packed.form(), MatrixForm::Packed);
+            let same = |found: Tensor<3>, expected: Tensor<3>, what: &str| {
+                assert_eq!(found.into_data(), expected.into_data(), "{name} {dtype:?} {what}");
+            };
+            same(forward(&packed, &rows, None), forward(&dense, &rows, None), "at once");
+            same(in_pieces(&packed, &rows), in_pieces(&dense, &rows), "in pieces");
+            assert_eq!(packed.output_weight().into_data(), dense.output_weight().into_data());
+            // Dense weights are multiplied by burn where gradients may be wanted.
+            let loss = |model: &Transformer| {
+                let ids: Vec<u32> = rows.concat().into_iter().map(|id| id as u32).collect();
+                let labels = Labels::next_token(&ids, rows[0].len());
+                model.loss(tokens(&rows), &labels, 1e-4).into_values()
+            };
+            let (found, expected) = (loss(&packed), loss(&dense));
+            let tolerance = if dtype == DType::F32 { 1e-6 } else { 1e-3 };
+            for (found, expected) in [
+                (found.objective, expected.objective),
+                (found.cross_entropy, expected.cross_entropy),
+                (found.squared_lse, expected.squared_lse),
+            ] {
+                assert!((found / expected - 1.0).abs() < tolerance, "{name} {found} {expected}");
+            }
+        }
+    }
+}
+
+fn built(
+    config: &ModelConfig,
+    weights: &[(String, Vec<f32>)],
+    form: MatrixForm,
+    dtype: DType,
+) -> Transformer {
+    let source = |parameter: &Parameter, rows: std::ops::Range<usize>| {
+        let (_, values) = weights.iter().find(|(path, _)| *path == parameter.path).expect("listed");
+        let mut shape = parameter.shape.clone();
+        let row = values.len() / shape[0];
+        let values = values[rows.start * row..rows.end * row].to_vec();
+        shape[0] = rows.len();
+        Ok::<_, Error>(TensorData::new(values, shape).convert_dtype(dtype))
+    };
+    Transformer::build_as(config, &Device::flex(), form, source).expect("sound")
+}

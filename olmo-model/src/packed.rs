@@ -1,0 +1,253 @@
+//! Matrices laid out for the CPU's kernels, for running a model, not for training one.
+//!
+//! The rows of a matrix `[d_out, d_in]` are cut into panels of [`WIDTH`]. A panel is stored along its
+//! rows: one [`Step`] holds the elements of all of them at one place, in bf16 those at two places. To
+//! multiply one row of activations is then to read the weights once, from the first byte to the last,
+//! and each sum still adds its products one after the other.
+
+use std::fmt;
+use std::sync::Arc;
+
+use burn::module::Module;
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use half::{bf16, f16};
+
+use crate::kernels;
+
+/// Rows of the matrix in a panel.
+pub(crate) const WIDTH: usize = 32;
+
+/// Steps packed at a time: what is written of a panel stays in the first-level cache.
+const TILE: usize = 16;
+
+/// Elements of a part, as a matrix is read and packed.
+const PART_ELEMENTS: usize = 1 << 20;
+
+/// A unit of each row of a panel, at the same place: an element, or in bf16 two.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub(crate) struct Step<T>(pub(crate) [T; WIDTH]);
+
+/// A matrix `[d_out, d_in]` in panels. It is no parameter: neither trained nor visited.
+#[derive(Module, Debug)]
+pub struct PackedMatrix {
+    #[module(skip)]
+    panels: Arc<Panels>,
+    #[module(skip)]
+    device: Device,
+}
+
+/// The elements of a matrix, panel after panel; the last is filled up with rows of zeros.
+pub(crate) struct Panels {
+    pub(crate) d_out: usize,
+    pub(crate) d_in: usize,
+    pub(crate) values: Values,
+}
+
+/// Steps of all panels.
+pub(crate) enum Values {
+    F32(Vec<Step<f32>>),
+    F16(Vec<Step<f16>>),
+    /// Pairs of elements, the first in the upper half: the order in which the instruction that
+    /// multiplies two at once adds them.
+    Bf16(Vec<Step<u32>>),
+}
+
+impl PackedMatrix {
+    /// Packs a matrix from parts that `read` gives for ranges of its rows, in the dtype of the first.
+    ///
+    /// # Errors
+    ///
+    /// The first of `read`.
+    ///
+    /// # Panics
+    ///
+    /// When a part is of another size or dtype, or of none of our dtypes.
+    pub(crate) fn from_parts<E>(
+        [d_out, d_in]: [usize; 2],
+        device: &Device,
+        mut read: impl FnMut(std::ops::Range<usize>) -> Result<TensorData, E>,
+    ) -> Result<Self, E> {
+        let n_rows = (PART_ELEMENTS / d_in.max(1)).next_multiple_of(WIDTH);
+        let mut panels: Option<Panels> = None;
+        for first in (0..d_out).step_by(n_rows) {
+            let part = read(first..d_out.min(first + n_rows))?;
+            panels.get_or_insert_with(|| Panels::empty([d_out, d_in], part.dtype())).push(&part);
+        }
+        let panels = panels.unwrap_or_else(|| Panels::empty([d_out, d_in], DType::F32));
+        Ok(Self { panels: Arc::new(panels), device: device.clone() })
+    }
+
+    /// Packs a matrix that is there.
+    pub(crate) fn new(matrix: Tensor<2>) -> Self {
+        let (shape, device) = (matrix.dims(), matrix.device());
+        let read =
+            |rows| Ok::<_, std::convert::Infallible>(matrix.clone().slice([rows]).into_data());
+        let Ok(packed) = Self::from_parts(shape, &device, read);
+        packed
+    }
+
+    /// Rows and columns.
+    pub fn shape(&self) -> [usize; 2] {
+        [self.panels.d_out, self.panels.d_in]
+    }
+
+    /// The dtype of the elements, and of what they are multiplied with.
+    pub fn dtype(&self) -> DType {
+        match self.panels.values {
+            Values::F32(_) => DType::F32,
+            Values::F16(_) => DType::F16,
+            Values::Bf16(_) => DType::BF16,
+        }
+    }
+
+    /// The device that the matrix is multiplied on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The elements row by row, a copy.
+    pub fn unpacked(&self) -> TensorData {
+        self.rows(0..self.panels.d_out)
+    }
+
+    /// Some rows, one after the other: `[n, d_in]`.
+    pub(crate) fn rows(&self, rows: impl ExactSizeIterator<Item = usize> + Clone) -> TensorData {
+        fn gathered<T: Copy, E: burn::tensor::Element>(
+            panels: &Panels,
+            steps: &[Step<T>],
+            rows: impl ExactSizeIterator<Item = usize>,
+            units: impl Fn(T) -> [E; 2],
+            per_step: usize,
+        ) -> TensorData {
+            let (n, d_in) = (rows.len(), panels.d_in);
+            let length = d_in.div_ceil(per_step);
+            let mut out = Vec::with_capacity(n * d_in);
+            for row in rows {
+                let panel = &steps[row / WIDTH * length..][..length];
+                let elements = panel
+                    .iter()
+                    .flat_map(|step| units(step.0[row % WIDTH]).into_iter().take(per_step));
+                out.extend(elements.take(d_in));
+            }
+            TensorData::new(out, [n, d_in])
+        }
+        let panels = &*self.panels;
+        match &panels.values {
+            Values::F32(steps) => gathered(panels, steps, rows, |x| [x, 0.0], 1),
+            Values::F16(steps) => gathered(panels, steps, rows, |x| [x, f16::ZERO], 1),
+            Values::Bf16(steps) => gathered(panels, steps, rows, pair, 2),
+        }
+    }
+
+    /// The panels, as the kernels take them.
+    pub(crate) fn panels(&self) -> &Panels {
+        &self.panels
+    }
+}
+
+impl Panels {
+    fn empty([d_out, d_in]: [usize; 2], dtype: DType) -> Self {
+        let n_panels = d_out.div_ceil(WIDTH);
+        let values = match dtype {
+            DType::F32 => Values::F32(Vec::with_capacity(n_panels * d_in)),
+            DType::F16 => Values::F16(Vec::with_capacity(n_panels * d_in)),
+            DType::BF16 => Values::Bf16(Vec::with_capacity(n_panels * d_in.div_ceil(2))),
+            other => panic!("matrices are of f32, f16 or bf16, not {other:?}"),
+        };
+        Self { d_out, d_in, values }
+    }
+
+    /// Packs rows behind those that are there, which fill their panels.
+    fn push(&mut self, rows: &TensorData) {
+        const SAME: &str = "every part has the dtype of the first";
+        let d_in = self.d_in;
+        match &mut self.values {
+            Values::F32(steps) => {
+                let rows: &[f32] = rows.as_slice().expect(SAME);
+                push(steps, rows, d_in, 1, 0.0, |unit| unit[0]);
+            }
+            Values::F16(steps) => {
+                let rows: &[f16] = rows.as_slice().expect(SAME);
+                push(steps, rows, d_in, 1, f16::ZERO, |unit| unit[0]);
+            }
+            Values::Bf16(steps) => {
+                let rows: &[bf16] = rows.as_slice().expect(SAME);
+                push(steps, rows, d_in, 2, 0, unit_of);
+            }
+        }
+    }
+}
+
+/// Two elements as the instruction takes them; the last of an odd row is alone.
+pub(crate) fn unit_of(elements: &[bf16]) -> u32 {
+    let second = elements.get(1).map_or(0, |x| u32::from(x.to_bits()));
+    (u32::from(elements[0].to_bits()) << 16) | second
+}
+
+fn pair(unit: u32) -> [bf16; 2] {
+    [(unit >> 16) as u16, (unit & 0xFFFF) as u16].map(bf16::from_bits)
+}
+
+fn push<E: Copy + Sync, T: Copy + Send>(
+    steps: &mut Vec<Step<T>>,
+    rows: &[E],
+    d_in: usize,
+    per_step: usize,
+    zero: T,
+    unit: impl Fn(&[E]) -> T + Sync,
+) {
+    if d_in == 0 {
+        return;
+    }
+    let (first, length) = (steps.len(), d_in.div_ceil(per_step));
+    let n_panels = (rows.len() / d_in).div_ceil(WIDTH);
+    steps.resize(first + n_panels * length, Step([zero; WIDTH]));
+    kernels::for_each_chunk(&mut steps[first..], length, |panel, steps| {
+        let rows = &rows[panel * WIDTH * d_in..];
+        for (tile, steps) in steps.chunks_mut(TILE).enumerate() {
+            for (lane, row) in rows.chunks_exact(d_in).take(WIDTH).enumerate() {
+                let units = row[tile * TILE * per_step..].chunks(per_step);
+                for (step, elements) in steps.iter_mut().zip(units) {
+                    step.0[lane] = unit(elements);
+                }
+            }
+        }
+    });
+}
+
+impl fmt::Debug for Panels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dtype = match self.values {
+            Values::F32(_) => DType::F32,
+            Values::F16(_) => DType::F16,
+            Values::Bf16(_) => DType::BF16,
+        };
+        write!(f, "[{}, {}] of {dtype:?}", self.d_out, self.d_in)
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_come_out_as_they_went_in() {
+        for (d_out, d_in) in [(1, 1), (31, 7), (32, 16), (70, 33), (4, 300_000)] {
+            let values: Vec<f32> = (0..d_out * d_in).map(|i| (i % 251) as f32).collect();
+            let data = TensorData::new(values, [d_out, d_in]);
+            for dtype in [DType::F32, DType::F16, DType::BF16] {
+                let data = data.clone().convert_dtype(dtype);
+                let matrix = Tensor::from_data(data.clone(), (&Device::flex(), dtype));
+                let packed = PackedMatrix::new(matrix);
+                assert_eq!((packed.shape(), packed.dtype()), ([d_out, d_in], dtype));
+                assert_eq!(packed.unpacked(), data);
+                let some = [d_out - 1, 0];
+                let rows = packed.rows(some.into_iter());
+                let all: Vec<f32> = data.iter::<f32>().collect();
+                let expected = some.map(|row| &all[row * d_in..(row + 1) * d_in]).concat();
+                assert_eq!(rows.iter::<f32>().collect::<Vec<_>>(), expected);
+            }
+        }
+    }
+}
