@@ -201,7 +201,7 @@ impl ModelFolder {
                 ReadError::Value(value) => {
                     ReadError::Value(BadValue { index: first + value.index, ..value })
                 }
-                error => error,
+                error @ ReadError::Io(_) => error,
             };
             self.read_error(parameter, error)
         })

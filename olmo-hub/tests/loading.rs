@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::tensor::Device;
 use olmo_hub::{Dtype, ModelFolder};
-use olmo_model::presets;
+use olmo_model::{ModelConfig, Quantization, Transformer, presets};
 
 /// The system's allocator, with the bytes in use and the most there were.
 struct Counting;
@@ -73,24 +73,38 @@ fn opening_reads_headers_and_loading_holds_one_copy() {
     assert!(held < 16 << 20, "{held} bytes in use after opening");
     drop(folder);
 
-    // A smaller model: at no time more than a tenth beyond its own weights.
+    // A smaller model: at no time more than a tenth beyond its own weights, in every form.
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let model = presets::small_olmo2(512, 4, 8, 20_000);
-    for (dtype, as_dtype) in [(Dtype::Bf16, None), (Dtype::F32, Some(Dtype::Bf16))] {
-        let (mut weights, _) = sparse::write(&model, dtype, dir.path()).expect("sparse");
-        if as_dtype.is_some() {
-            weights /= 2;
-        }
+    let model = presets::small_olmo2(512, 6, 8, 60_000);
+    let tied = ModelConfig { weight_tying: true, ..model.clone() };
+    let flex = Device::flex();
+    for (model, dtype) in [(&model, Dtype::Bf16), (&tied, Dtype::F32)] {
+        let (weights, _) = sparse::write(model, dtype, dir.path()).expect("sparse");
         let folder = ModelFolder::open(dir.path()).expect("complete");
-        let before = IN_USE.load(Ordering::Relaxed);
-        PEAK.store(before, Ordering::Relaxed);
-        let loaded = folder.load(&Device::flex(), as_dtype).expect("finite");
-        let peak = (PEAK.load(Ordering::Relaxed) - before) as f64 / weights as f64;
-        println!("{dtype:?} as {as_dtype:?}: peak {peak:.3} of the weights");
-        assert!((1.0..=1.1).contains(&peak), "peak {peak} of the weights, from {dtype:?}");
-        drop(loaded);
+        let narrowed = weights / (dtype.size() / 2) as u64;
+        let elements = weights / dtype.size() as u64;
+        let quantized = |to: Quantization| to.bytes(elements);
+        let (q8, q4) = (Quantization::Q8, Quantization::Q4);
+        let check = |form: &str, weights: u64, load: &dyn Fn() -> Loaded| {
+            let before = IN_USE.load(Ordering::Relaxed);
+            PEAK.store(before, Ordering::Relaxed);
+            let loaded = load().expect("finite");
+            let peak = (PEAK.load(Ordering::Relaxed) - before) as f64 / weights as f64;
+            println!("{dtype:?} {form}: peak {peak:.3} of the weights");
+            assert!((1.0..=1.1).contains(&peak), "peak {peak} of the weights, {dtype:?} {form}");
+            drop(loaded);
+        };
+        let bf16 = Some(Dtype::Bf16);
+        check("as it is", weights, &|| folder.load(&flex, None));
+        check("in bf16", narrowed, &|| folder.load(&flex, bf16));
+        check("to run", weights, &|| folder.load_to_run(&flex, None));
+        check("to run in bf16", narrowed, &|| folder.load_to_run(&flex, bf16));
+        check("in 8 bits", quantized(q8), &|| folder.load_quantized(&flex, q8));
+        check("in 4 bits", quantized(q4), &|| folder.load_quantized(&flex, q4));
     }
 }
+
+type Loaded = olmo_hub::Result<Transformer>;
 
 /// Bytes that the process has read.
 fn bytes_read() -> u64 {

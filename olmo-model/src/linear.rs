@@ -7,7 +7,7 @@ use crate::config::ModelConfig;
 use crate::kernels;
 use crate::packed::PackedMatrix;
 use crate::parameters::{Parameter, Role};
-use crate::quantized::{Quantization, QuantizedMatrix};
+use crate::quantized::Quantization;
 
 /// A matrix `[d_out, d_in]`, as it is stored in every published checkpoint.
 ///
@@ -17,10 +17,8 @@ use crate::quantized::{Quantization, QuantizedMatrix};
 pub enum Matrix {
     /// In the dtype of the model.
     Dense(Param<Tensor<2>>),
-    /// In the dtype of the model, laid out for the CPU's kernels.
+    /// Laid out for the CPU's kernels, in the dtype of the model or quantised.
     Packed(PackedMatrix),
-    /// In 8 or 4 bits an element.
-    Quantized(QuantizedMatrix),
 }
 
 /// How the matrices of a model are held.
@@ -63,7 +61,6 @@ impl Matrix {
             Self::Packed(weight) => {
                 Tensor::from_data(weight.unpacked(), (weight.device(), weight.dtype()))
             }
-            Self::Quantized(weight) => weight.dequantize(),
         }
     }
 
@@ -72,7 +69,6 @@ impl Matrix {
         match self {
             Self::Dense(weight) => weight.val().dims(),
             Self::Packed(weight) => weight.shape(),
-            Self::Quantized(weight) => weight.shape(),
         }
     }
 
@@ -81,7 +77,6 @@ impl Matrix {
         match self {
             Self::Dense(weight) => weight.val().device(),
             Self::Packed(weight) => weight.device().clone(),
-            Self::Quantized(weight) => weight.scales.device(),
         }
     }
 
@@ -90,7 +85,6 @@ impl Matrix {
         match self {
             Self::Dense(weight) => weight.val().dtype(),
             Self::Packed(weight) => weight.dtype(),
-            Self::Quantized(_) => DType::F32,
         }
     }
 
@@ -99,7 +93,6 @@ impl Matrix {
         match self {
             Self::Dense(weight) => kernels::linear(x, weight.val()),
             Self::Packed(weight) => kernels::packed_linear(x, weight),
-            Self::Quantized(weight) => kernels::quantized_linear(x, weight),
         }
     }
 }
@@ -131,9 +124,6 @@ impl Linear {
             [Matrix::Packed(a), Matrix::Packed(b), Matrix::Packed(c)] => {
                 kernels::three_packed_linears(x, [a, b, c])
             }
-            [Matrix::Quantized(a), Matrix::Quantized(b), Matrix::Quantized(c)] => {
-                kernels::three_quantized_linears(x, [a, b, c])
-            }
             mixed => mixed.map(|weight| weight.apply(x.clone())),
         }
     }
@@ -145,9 +135,6 @@ impl Linear {
                 kernels::gated_linear(x, gate.val(), up.val())
             }
             (Matrix::Packed(gate), Matrix::Packed(up)) => kernels::packed_gated_linear(x, gate, up),
-            (Matrix::Quantized(gate), Matrix::Quantized(up)) => {
-                kernels::quantized_gated_linear(x, gate, up)
-            }
             _ => kernels::swiglu(gate.forward(x.clone()), up.forward(x)),
         }
     }
@@ -177,14 +164,6 @@ impl Embedding {
                 let rows = weight.rows(ids.into_iter());
                 let x = Tensor::<2>::from_data(rows, (weight.device(), weight.dtype()));
                 let [_, d_model] = weight.shape();
-                x.reshape([batch, seq, d_model])
-            }
-            Matrix::Quantized(weight) => {
-                let [batch, seq] = tokens.dims();
-                let rows = tokens.reshape([batch * seq]);
-                let values = weight.values.clone().select(0, rows.clone());
-                let x = kernels::dequantize(values, weight.scales.clone().select(0, rows));
-                let [_, d_model] = x.dims();
                 x.reshape([batch, seq, d_model])
             }
         }

@@ -203,7 +203,7 @@ impl Transformer {
     fn loss_of_hidden(&self, hidden: Tensor<3>, labels: &Labels, z_loss: f64) -> LossSums {
         match self.output() {
             Matrix::Dense(weight) => self.lm_head.loss(hidden, weight.val(), labels, z_loss),
-            output => self.lm_head.loss_to_read(hidden, output, labels, z_loss),
+            output @ Matrix::Packed(_) => self.lm_head.loss_to_read(hidden, output, labels, z_loss),
         }
     }
 

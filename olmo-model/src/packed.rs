@@ -3,16 +3,20 @@
 //! The rows of a matrix `[d_out, d_in]` are cut into panels of [`WIDTH`]. A panel is stored along its
 //! rows: one [`Step`] holds the elements of all of them at one place, in bf16 those at two places. To
 //! multiply one row of activations is then to read the weights once, from the first byte to the last,
-//! and each sum still adds its products one after the other.
+//! and each sum still adds its products one after the other. Quantised matrices, of which four numbers
+//! make up a unit, are held like that too.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use burn::module::Module;
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, TensorData};
 use half::{bf16, f16};
 
+use crate::error::Error;
 use crate::kernels;
+use crate::quantized::{Quantization, QuantizedSteps};
 
 /// Rows of the matrix in a panel.
 pub(crate) const WIDTH: usize = 32;
@@ -21,9 +25,9 @@ pub(crate) const WIDTH: usize = 32;
 const TILE: usize = 16;
 
 /// Elements of a part, as a matrix is read and packed.
-const PART_ELEMENTS: usize = 1 << 20;
+const PART_ELEMENTS: usize = 1 << 18;
 
-/// A unit of each row of a panel, at the same place: an element, or in bf16 two.
+/// A unit of each row of a panel, at the same place: one element or several.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 pub(crate) struct Step<T>(pub(crate) [T; WIDTH]);
@@ -51,40 +55,63 @@ pub(crate) enum Values {
     /// Pairs of elements, the first in the upper half: the order in which the instruction that
     /// multiplies two at once adds them.
     Bf16(Vec<Step<u32>>),
+    /// See [`crate::quantized`].
+    Quantized(QuantizedSteps),
 }
 
 impl PackedMatrix {
-    /// Packs a matrix from parts that `read` gives for ranges of its rows, in the dtype of the first.
+    /// Packs a matrix from parts that `read` gives for ranges of its rows, in the dtype of the first,
+    /// or quantised.
     ///
     /// # Errors
     ///
-    /// The first of `read`.
+    /// The first of `read`, and [`Error::Quantization`] where rows are not made of whole blocks, or
+    /// the device is not burn's CPU backend.
     ///
     /// # Panics
     ///
     /// When a part is of another size or dtype, or of none of our dtypes.
-    pub(crate) fn from_parts<E>(
+    pub(crate) fn from_parts<E: From<Error>>(
         [d_out, d_in]: [usize; 2],
+        quantization: Option<Quantization>,
         device: &Device,
-        mut read: impl FnMut(std::ops::Range<usize>) -> Result<TensorData, E>,
+        mut read: impl FnMut(Range<usize>) -> Result<TensorData, E>,
     ) -> Result<Self, E> {
-        let n_rows = (PART_ELEMENTS / d_in.max(1)).next_multiple_of(WIDTH);
-        let mut panels: Option<Panels> = None;
+        if quantization.is_some() {
+            Quantization::check(d_in, device)?;
+        }
+        let empty = |dtype| Panels::empty([d_out, d_in], dtype, quantization);
+        let n_rows = (PART_ELEMENTS / d_in.max(1)).next_multiple_of(WIDTH).max(WIDTH);
+        let mut panels = None;
         for first in (0..d_out).step_by(n_rows) {
             let part = read(first..d_out.min(first + n_rows))?;
-            panels.get_or_insert_with(|| Panels::empty([d_out, d_in], part.dtype())).push(&part);
+            panels.get_or_insert_with(|| empty(part.dtype())).push(&part);
         }
-        let panels = panels.unwrap_or_else(|| Panels::empty([d_out, d_in], DType::F32));
+        let panels = panels.unwrap_or_else(|| empty(DType::F32));
         Ok(Self { panels: Arc::new(panels), device: device.clone() })
     }
 
-    /// Packs a matrix that is there.
-    pub(crate) fn new(matrix: Tensor<2>) -> Self {
-        let (shape, device) = (matrix.dims(), matrix.device());
-        let read =
-            |rows| Ok::<_, std::convert::Infallible>(matrix.clone().slice([rows]).into_data());
-        let Ok(packed) = Self::from_parts(shape, &device, read);
-        packed
+    /// Quantises row-major values.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Quantization`] where rows are not made of whole blocks, or the device is not
+    /// burn's CPU backend.
+    ///
+    /// # Panics
+    ///
+    /// When there are not `d_out * d_in` values.
+    pub fn quantized(
+        values: &[f32],
+        [d_out, d_in]: [usize; 2],
+        to: Quantization,
+        device: &Device,
+    ) -> Result<Self, Error> {
+        assert_eq!(values.len(), d_out * d_in, "values of a matrix [{d_out}, {d_in}]");
+        Self::from_parts([d_out, d_in], Some(to), device, |rows| {
+            let part = values[rows.start * d_in..rows.end * d_in].to_vec();
+            Ok(TensorData::new(part, [rows.len(), d_in]))
+        })
     }
 
     /// Rows and columns.
@@ -92,10 +119,18 @@ impl PackedMatrix {
         [self.panels.d_out, self.panels.d_in]
     }
 
-    /// The dtype of the elements, and of what they are multiplied with.
+    /// How many bits an element has, where it is quantised.
+    pub fn quantization(&self) -> Option<Quantization> {
+        match &self.panels.values {
+            Values::Quantized(steps) => Some(steps.quantization),
+            _ => None,
+        }
+    }
+
+    /// The dtype of the elements, and of what they are multiplied with; f32 where they are quantised.
     pub fn dtype(&self) -> DType {
         match self.panels.values {
-            Values::F32(_) => DType::F32,
+            Values::F32(_) | Values::Quantized(_) => DType::F32,
             Values::F16(_) => DType::F16,
             Values::Bf16(_) => DType::BF16,
         }
@@ -137,6 +172,12 @@ impl PackedMatrix {
             Values::F32(steps) => gathered(panels, steps, rows, |x| [x, 0.0], 1),
             Values::F16(steps) => gathered(panels, steps, rows, |x| [x, f16::ZERO], 1),
             Values::Bf16(steps) => gathered(panels, steps, rows, pair, 2),
+            Values::Quantized(steps) => {
+                let mut out = Vec::with_capacity(rows.len() * panels.d_in);
+                let n = rows.len();
+                rows.for_each(|row| steps.extend_with_row(row, panels.d_in, &mut out));
+                TensorData::new(out, [n, panels.d_in])
+            }
         }
     }
 
@@ -147,13 +188,14 @@ impl PackedMatrix {
 }
 
 impl Panels {
-    fn empty([d_out, d_in]: [usize; 2], dtype: DType) -> Self {
+    fn empty([d_out, d_in]: [usize; 2], dtype: DType, quantization: Option<Quantization>) -> Self {
         let n_panels = d_out.div_ceil(WIDTH);
-        let values = match dtype {
-            DType::F32 => Values::F32(Vec::with_capacity(n_panels * d_in)),
-            DType::F16 => Values::F16(Vec::with_capacity(n_panels * d_in)),
-            DType::BF16 => Values::Bf16(Vec::with_capacity(n_panels * d_in.div_ceil(2))),
-            other => panic!("matrices are of f32, f16 or bf16, not {other:?}"),
+        let values = match (quantization, dtype) {
+            (Some(to), _) => Values::Quantized(QuantizedSteps::with_room(n_panels, d_in, to)),
+            (None, DType::F32) => Values::F32(Vec::with_capacity(n_panels * d_in)),
+            (None, DType::F16) => Values::F16(Vec::with_capacity(n_panels * d_in)),
+            (None, DType::BF16) => Values::Bf16(Vec::with_capacity(n_panels * d_in.div_ceil(2))),
+            (None, other) => panic!("matrices are of f32, f16 or bf16, not {other:?}"),
         };
         Self { d_out, d_in, values }
     }
@@ -174,6 +216,12 @@ impl Panels {
             Values::Bf16(steps) => {
                 let rows: &[bf16] = rows.as_slice().expect(SAME);
                 push(steps, rows, d_in, 2, 0, unit_of);
+            }
+            Values::Quantized(steps) => {
+                if let Ok(values) = rows.as_slice() {
+                    return steps.push(values, d_in);
+                }
+                steps.push(&rows.iter::<f32>().collect::<Vec<_>>(), d_in);
             }
         }
     }
@@ -218,18 +266,32 @@ fn push<E: Copy + Sync, T: Copy + Send>(
 
 impl fmt::Debug for Panels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let dtype = match self.values {
-            Values::F32(_) => DType::F32,
-            Values::F16(_) => DType::F16,
-            Values::Bf16(_) => DType::BF16,
+        let form = match &self.values {
+            Values::F32(_) => "f32",
+            Values::F16(_) => "f16",
+            Values::Bf16(_) => "bf16",
+            Values::Quantized(steps) => match steps.quantization {
+                Quantization::Q8 => "8 bits",
+                Quantization::Q4 => "4 bits",
+            },
         };
-        write!(f, "[{}, {}] of {dtype:?}", self.d_out, self.d_in)
+        write!(f, "[{}, {}] in {form}", self.d_out, self.d_in)
     }
 }
 
 #[cfg(all(test, feature = "flex"))]
-mod tests {
+pub(crate) mod tests {
+    use burn::tensor::Tensor;
+
     use super::*;
+
+    /// A matrix that is there, packed.
+    pub(crate) fn packed(data: &TensorData) -> PackedMatrix {
+        let [d_out, d_in] = data.shape().dims();
+        let matrix: Tensor<2> = Tensor::from_data(data.clone(), (&Device::flex(), data.dtype()));
+        let read = |rows| Ok::<_, Error>(matrix.clone().slice([rows]).into_data());
+        PackedMatrix::from_parts([d_out, d_in], None, &Device::flex(), read).expect("sound")
+    }
 
     #[test]
     fn rows_come_out_as_they_went_in() {
@@ -238,8 +300,7 @@ mod tests {
             let data = TensorData::new(values, [d_out, d_in]);
             for dtype in [DType::F32, DType::F16, DType::BF16] {
                 let data = data.clone().convert_dtype(dtype);
-                let matrix = Tensor::from_data(data.clone(), (&Device::flex(), dtype));
-                let packed = PackedMatrix::new(matrix);
+                let packed = packed(&data);
                 assert_eq!((packed.shape(), packed.dtype()), ([d_out, d_in], dtype));
                 assert_eq!(packed.unpacked(), data);
                 let some = [d_out - 1, 0];

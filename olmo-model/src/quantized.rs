@@ -1,25 +1,29 @@
-//! Matrices of 8 or 4 bits an element, for running a model, not for training one.
+//! Elements of 8 or 4 bits, for running a model, not for training one.
 //!
 //! A row is cut into blocks of [`BLOCK`] elements; each holds whole numbers and one scale, so that
 //! an element is `scale * number`. Eight bits keep numbers from -127 to 127, four bits from -8
-//! to 7 with the scale's sign chosen so that the largest element is -8. Elements are multiplied in
-//! f32; activations are not quantised.
+//! to 7 with the scale's sign chosen so that the largest element is -8. Activations are rounded to
+//! eight bits by blocks too where they are multiplied with such a matrix, so that the products are
+//! those of whole numbers.
+//!
+//! Numbers are stored with an offset that makes them positive, four bytes to a unit of a
+//! [`Step`]: in a byte a number of eight bits, or two of four bits, of which the low one is of the
+//! block's first half and the high one of the second.
 
-use burn::backend::DispatchTensor;
-use burn::module::Module;
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::Device;
 use half::bf16;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::kernels;
+use crate::packed::{Step, WIDTH};
 use crate::parameters::{Parameter, Role};
 
 /// Elements that share a scale.
 pub const BLOCK: usize = 32;
 
-/// The number that stands for zero in four bits.
-pub(crate) const Q4_ZERO: i32 = 8;
+/// Bytes of a unit.
+const UNIT: usize = size_of::<u32>();
 
 /// How many bits an element is held in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -31,16 +35,13 @@ pub enum Quantization {
     Q4,
 }
 
-/// A matrix `[d_out, d_in]` of quantised elements, on the CPU.
-#[derive(Module, Debug)]
-pub struct QuantizedMatrix {
-    /// `[d_out, d_in]` of i8, or `[d_out, d_in / 2]` of u8 with two elements each: the first half
-    /// of a block in the low bits.
-    pub(crate) values: Tensor<2, Int>,
-    /// `[d_out, d_in / BLOCK]` in bf16.
-    pub(crate) scales: Tensor<2>,
-    #[module(skip)]
-    quantization: Quantization,
+/// The panels of a quantised matrix.
+pub(crate) struct QuantizedSteps {
+    pub(crate) quantization: Quantization,
+    /// Numbers, [`Quantization::steps`] to a block.
+    pub(crate) groups: Vec<Step<u32>>,
+    /// The scales of a block.
+    pub(crate) scales: Vec<Step<bf16>>,
 }
 
 impl Quantization {
@@ -64,103 +65,114 @@ impl Quantization {
         n_blocks.saturating_mul((BLOCK * self.bits() / 8 + 2) as u64)
     }
 
-    fn values_dtype(self) -> DType {
+    /// What stands for zero.
+    pub(crate) fn offset(self) -> i32 {
         match self {
-            Self::Q8 => DType::I8,
-            Self::Q4 => DType::U8,
+            Self::Q8 => 128,
+            Self::Q4 => 8,
         }
     }
-}
 
-impl QuantizedMatrix {
-    /// Quantises row-major values.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Quantization`] where rows are not made of whole blocks, or the device is not
-    /// burn's CPU backend.
-    ///
-    /// # Panics
-    ///
-    /// When there are not `d_out * d_in` values.
-    pub fn new(
-        values: &[f32],
-        [d_out, d_in]: [usize; 2],
-        quantization: Quantization,
-        device: &Device,
-    ) -> Result<Self, Error> {
-        assert_eq!(values.len(), d_out * d_in, "values of a matrix [{d_out}, {d_in}]");
+    /// Steps of the numbers of a block.
+    pub(crate) fn steps(self) -> usize {
+        BLOCK * self.bits() / 8 / UNIT
+    }
+
+    /// Whether rows of `d_in` elements can be quantised on a device.
+    pub(crate) fn check(d_in: usize, device: &Device) -> Result<(), Error> {
         if !d_in.is_multiple_of(BLOCK) {
             return Err(Error::Quantization { found: format!("rows of {d_in} elements") });
         }
-        if !kernels::holds_quantized(device) {
+        if !kernels::takes_packed(device) {
             return Err(Error::Quantization { found: format!("the device {device:?}") });
         }
-        let blocks = values.as_chunks::<BLOCK>().0;
-        let (bytes, scales): (Vec<u8>, Vec<bf16>) = match quantization {
-            Quantization::Q8 => join(blocks.iter().map(q8_block)),
-            Quantization::Q4 => join(blocks.iter().map(q4_block)),
-        };
-        let columns = d_in * quantization.bits() / 8;
-        let dtype = quantization.values_dtype();
-        let bytes = burn::tensor::Bytes::from_bytes_vec(bytes);
-        let values = TensorData::from_bytes(bytes, [d_out, columns], dtype);
-        let scales = TensorData::new(scales, [d_out, d_in / BLOCK]);
-        Ok(Self {
-            values: Tensor::from_data(values, (device, dtype)),
-            scales: Tensor::from_data(scales, (device, DType::BF16)),
-            quantization,
-        })
-    }
-
-    /// How many bits an element has.
-    pub fn quantization(&self) -> Quantization {
-        self.quantization
-    }
-
-    /// Rows and columns.
-    pub fn shape(&self) -> [usize; 2] {
-        let [d_out, n_blocks] = self.scales.dims();
-        [d_out, n_blocks * BLOCK]
-    }
-
-    /// Values and scales, as the kernels take them.
-    pub(crate) fn parts(&self) -> (DispatchTensor, DispatchTensor) {
-        (self.values.clone().into_dispatch(), self.scales.clone().into_dispatch())
-    }
-
-    /// The elements in f32, `[d_out, d_in]`.
-    pub fn dequantize(&self) -> Tensor<2> {
-        kernels::dequantize(self.values.clone(), self.scales.clone())
+        Ok(())
     }
 }
 
-/// The blocks' bytes one after another, and their scales.
-fn join<const N: usize>(
-    blocks: impl ExactSizeIterator<Item = ([u8; N], bf16)>,
-) -> (Vec<u8>, Vec<bf16>) {
-    let mut bytes = Vec::with_capacity(blocks.len() * N);
-    let mut scales = Vec::with_capacity(blocks.len());
-    for (block, scale) in blocks {
-        bytes.extend_from_slice(&block);
-        scales.push(scale);
+impl QuantizedSteps {
+    /// None yet, with room for so many panels with rows of `d_in` elements.
+    pub(crate) fn with_room(n_panels: usize, d_in: usize, quantization: Quantization) -> Self {
+        let n_blocks = n_panels * d_in / BLOCK;
+        let groups = Vec::with_capacity(n_blocks * quantization.steps());
+        Self { quantization, groups, scales: Vec::with_capacity(n_blocks) }
     }
-    (bytes, scales)
+
+    /// Quantises rows of whole blocks, behind those that are there, which fill their panels.
+    pub(crate) fn push(&mut self, rows: &[f32], d_in: usize) {
+        if d_in == 0 {
+            return;
+        }
+        let (quantization, n_steps) = (self.quantization, self.quantization.steps());
+        let n_blocks = d_in / BLOCK;
+        let n_panels = (rows.len() / d_in).div_ceil(WIDTH);
+        let first = self.scales.len();
+        self.scales.resize(first + n_panels * n_blocks, Step([bf16::ZERO; WIDTH]));
+        self.groups.resize(self.scales.len() * n_steps, Step([0; WIDTH]));
+        let (groups, scales) = (&mut self.groups[first * n_steps..], &mut self.scales[first..]);
+        let groups = groups.chunks_mut(n_blocks * n_steps);
+        let mut panels: Vec<_> = groups.zip(scales.chunks_mut(n_blocks)).collect();
+        kernels::for_each_chunk(&mut panels, 1, |panel, chunk| {
+            let [(groups, scales)] = chunk else { return };
+            let rows = rows[panel * WIDTH * d_in..].chunks_exact(d_in).take(WIDTH);
+            for (lane, row) in rows.enumerate() {
+                let steps = groups.chunks_exact_mut(n_steps).zip(scales.iter_mut());
+                for (block, (groups, scales)) in row.as_chunks::<BLOCK>().0.iter().zip(steps) {
+                    scales.0[lane] = match quantization {
+                        Quantization::Q8 => put(q8_block(block), groups, lane),
+                        Quantization::Q4 => put(q4_block(block), groups, lane),
+                    };
+                }
+            }
+        });
+    }
+
+    /// Appends the elements of a row of `d_in`.
+    pub(crate) fn extend_with_row(&self, row: usize, d_in: usize, out: &mut Vec<f32>) {
+        let (n_blocks, lane) = (d_in / BLOCK, row % WIDTH);
+        let offset = self.quantization.offset();
+        for block in row / WIDTH * n_blocks..(row / WIDTH + 1) * n_blocks {
+            let scale = self.scales[block].0[lane].to_f32();
+            let n_steps = self.quantization.steps();
+            let steps = &self.groups[block * n_steps..][..n_steps];
+            let bytes = steps.iter().flat_map(|step| step.0[lane].to_le_bytes()).map(i32::from);
+            match self.quantization {
+                Quantization::Q8 => out.extend(bytes.map(|x| (x - offset) as f32 * scale)),
+                Quantization::Q4 => {
+                    out.extend(bytes.clone().map(|x| ((x & 15) - offset) as f32 * scale));
+                    out.extend(bytes.map(|x| ((x >> 4) - offset) as f32 * scale));
+                }
+            }
+        }
+    }
+}
+
+/// Puts a block's bytes in a lane; returns its scale.
+fn put<const N: usize>(
+    (bytes, scale): ([u8; N], bf16),
+    groups: &mut [Step<u32>],
+    lane: usize,
+) -> bf16 {
+    for (step, unit) in groups.iter_mut().zip(bytes.as_chunks::<UNIT>().0) {
+        step.0[lane] = u32::from_le_bytes(*unit);
+    }
+    scale
 }
 
 fn q8_block(block: &[f32; BLOCK]) -> ([u8; BLOCK], bf16) {
     let largest = block.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
     let scale = away_from_zero(largest / 127.0);
     let inverse = inverse(scale);
-    let number = |x: f32| (x * inverse).round_ties_even().clamp(-127.0, 127.0) as i8;
-    (block.map(|x| number(x).cast_unsigned()), scale)
+    let number = |x: f32| (x * inverse).round_ties_even().clamp(-127.0, 127.0) as i32;
+    (block.map(|x| (number(x) + Quantization::Q8.offset()) as u8), scale)
 }
 
 fn q4_block(block: &[f32; BLOCK]) -> ([u8; BLOCK / 2], bf16) {
     let largest = block.iter().fold(0.0_f32, |max, x| if x.abs() > max.abs() { *x } else { max });
     let scale = away_from_zero(largest / -8.0);
     let inverse = inverse(scale);
-    let number = |x: f32| ((x * inverse).round_ties_even().clamp(-8.0, 7.0) as i32 + Q4_ZERO) as u8;
+    let number = |x: f32| (x * inverse).round_ties_even().clamp(-8.0, 7.0) as i32;
+    let number = |x: f32| (number(x) + Quantization::Q4.offset()) as u8;
     let (low, high) = block.split_at(BLOCK / 2);
     (std::array::from_fn(|i| number(low[i]) | (number(high[i]) << 4)), scale)
 }
@@ -180,6 +192,7 @@ fn inverse(scale: bf16) -> f32 {
 #[cfg(all(test, feature = "flex"))]
 mod tests {
     use super::*;
+    use crate::packed::PackedMatrix;
 
     /// Blocks of very different sizes, one of them zero.
     fn values() -> Vec<f32> {
@@ -192,10 +205,11 @@ mod tests {
         for (quantization, steps) in [(Quantization::Q8, 127.0), (Quantization::Q4, 8.0)] {
             let original = values();
             let matrix =
-                QuantizedMatrix::new(&original, [3, 2 * BLOCK], quantization, &Device::flex())
+                PackedMatrix::quantized(&original, [3, 2 * BLOCK], quantization, &Device::flex())
                     .expect("whole blocks");
             assert_eq!(matrix.shape(), [3, 2 * BLOCK]);
-            let found: Vec<f32> = matrix.dequantize().into_data().iter::<f32>().collect();
+            assert_eq!(matrix.quantization(), Some(quantization));
+            let found: Vec<f32> = matrix.unpacked().iter::<f32>().collect();
             for (block, found) in original.chunks(BLOCK).zip(found.chunks(BLOCK)) {
                 let largest = block.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
                 // The scale is up to 1/128 larger than it need be. Four bits end at 7, one short
@@ -211,7 +225,7 @@ mod tests {
 
     #[test]
     fn rows_of_part_of_a_block_are_refused() {
-        let error = QuantizedMatrix::new(&[0.0; 40], [1, 40], Quantization::Q8, &Device::flex())
+        let error = PackedMatrix::quantized(&[0.0; 40], [1, 40], Quantization::Q8, &Device::flex())
             .expect_err("40 is not a multiple of 32");
         assert!(error.to_string().contains("rows of 40 elements"), "{error}");
     }

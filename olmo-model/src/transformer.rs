@@ -16,7 +16,7 @@ use crate::moe::MixtureOfExperts;
 use crate::norm::Norm;
 use crate::packed::PackedMatrix;
 use crate::parameters::Parameter;
-use crate::quantized::QuantizedMatrix;
+use crate::quantized::Quantization;
 use crate::rope::Positions;
 
 /// A decoder-only transformer of the OLMo family.
@@ -243,19 +243,19 @@ impl<E: From<Error>, S: FnMut(&Parameter, Range<usize>) -> Result<TensorData, E>
         let form = self.form.of(&parameter, self.config);
         match form {
             MatrixForm::Dense => Ok(Matrix::Dense(self.dense(&parameter)?)),
-            MatrixForm::Packed => {
-                let (shape, device) = ([parameter.shape[0], parameter.shape[1]], self.device);
-                let read = |rows| self.read(&parameter, rows);
-                Ok(Matrix::Packed(PackedMatrix::from_parts(shape, device, read)?))
-            }
-            MatrixForm::Quantized(quantization) => {
-                let data = self.read(&parameter, 0..parameter.shape[0])?;
-                let values: Vec<f32> = data.iter::<f32>().collect();
-                let shape = [parameter.shape[0], parameter.shape[1]];
-                let matrix = QuantizedMatrix::new(&values, shape, quantization, self.device)?;
-                Ok(Matrix::Quantized(matrix))
-            }
+            MatrixForm::Packed => self.packed(&parameter, None),
+            MatrixForm::Quantized(quantization) => self.packed(&parameter, Some(quantization)),
         }
+    }
+
+    fn packed(
+        &mut self,
+        parameter: &Parameter,
+        quantization: Option<Quantization>,
+    ) -> Result<Matrix, E> {
+        let (shape, device) = ([parameter.shape[0], parameter.shape[1]], self.device);
+        let read = |rows| self.read(parameter, rows);
+        Ok(Matrix::Packed(PackedMatrix::from_parts(shape, quantization, device, read)?))
     }
 
     fn norm(&mut self) -> Result<Norm, E> {

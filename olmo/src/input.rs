@@ -21,8 +21,8 @@ pub(crate) struct Weights {
     /// What to hold weights in and compute in; `auto` is the dtype of the files, bf16 halves the memory
     #[arg(long, value_enum, default_value = "f32")]
     dtype: ComputeDtype,
-    /// Hold weights in 8 or 4 bits and compute in f32, on the CPU; `olmo verify --quantize` tells
-    /// the error
+    /// Hold weights in 8 or 4 bits and multiply them with activations in 8 bits, on the CPU;
+    /// `olmo verify --quantize` tells the error of the weights
     #[arg(long, value_enum, value_name = "BITS", conflicts_with = "dtype")]
     quantize: Option<QuantizationName>,
 }

@@ -1,7 +1,7 @@
 //! How far two forms of a model are apart.
 
 use burn::tensor::Device;
-use olmo_model::quantized::QuantizedMatrix;
+use olmo_model::packed::PackedMatrix;
 use olmo_model::{Parameter, Quantization};
 use rayon::prelude::*;
 
@@ -123,8 +123,8 @@ pub fn compare_quantized(
         let mut differences = TensorDifference::none(parameter);
         let values = folder.values(parameter, 0, parameter.n_elements())?;
         if let ([d_out, d_in], true) = (&parameter.shape[..], Quantization::applies_to(parameter)) {
-            let matrix = QuantizedMatrix::new(&values, [*d_out, *d_in], to, device);
-            let found = matrix.map_err(model_error)?.dequantize().into_data();
+            let matrix = PackedMatrix::quantized(&values, [*d_out, *d_in], to, device);
+            let found = matrix.map_err(model_error)?.unpacked();
             differences.add(&values, &found.iter::<f32>().collect::<Vec<_>>());
         } else {
             differences.add(&values, &values);

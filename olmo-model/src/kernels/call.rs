@@ -9,7 +9,6 @@ use rayon::prelude::*;
 
 use super::{AttentionSpan, Kernels as _};
 use crate::packed::PackedMatrix;
-use crate::quantized::QuantizedMatrix;
 
 /// `x` times the transpose of `weight`: `[batch, seq, d_in]` and `[d_out, d_in]` give
 /// `[batch, seq, d_out]`.
@@ -52,49 +51,14 @@ pub(crate) fn packed_gated_linear(
     Tensor::from_dispatch(Dispatch::olmo_packed_gated_linear(x.into_dispatch(), gate, up))
 }
 
-/// [`linear`] with a quantised weight.
-pub(crate) fn quantized_linear(x: Tensor<3>, weight: &QuantizedMatrix) -> Tensor<3> {
-    let (values, scales) = weight.parts();
-    Tensor::from_dispatch(Dispatch::olmo_quantized_linear(x.into_dispatch(), values, scales))
-}
-
-/// [`three_linears`] with quantised weights.
-pub(crate) fn three_quantized_linears(
-    x: Tensor<3>,
-    weights: [&QuantizedMatrix; 3],
-) -> [Tensor<3>; 3] {
-    let [(av, a), (bv, b), (cv, c)] = weights.map(QuantizedMatrix::parts);
-    let x = x.into_dispatch();
-    let (a, b, c) = Dispatch::olmo_three_quantized_linears(x, av, a, bv, b, cv, c);
-    [a, b, c].map(Tensor::from_dispatch)
-}
-
-/// [`gated_linear`] with quantised weights.
-pub(crate) fn quantized_gated_linear(
-    x: Tensor<3>,
-    gate: &QuantizedMatrix,
-    up: &QuantizedMatrix,
-) -> Tensor<3> {
-    let ((gate_values, gate_scales), (up_values, up_scales)) = (gate.parts(), up.parts());
-    Tensor::from_dispatch(Dispatch::olmo_quantized_gated_linear(
-        x.into_dispatch(),
-        gate_values,
-        gate_scales,
-        up_values,
-        up_scales,
-    ))
-}
-
-/// The elements of a quantised matrix, `[d_out, d_in]` in f32; see
-/// [`QuantizedMatrix`] for the form of `values` and `scales`.
-pub(crate) fn dequantize(values: Tensor<2, Int>, scales: Tensor<2>) -> Tensor<2> {
-    let (values, scales) = (values.into_dispatch(), scales.into_dispatch());
-    Tensor::from_dispatch(Dispatch::olmo_dequantize(values, scales))
-}
-
 /// Whether a device multiplies packed matrices as they are.
 pub(crate) fn takes_packed(device: &Device) -> bool {
-    holds_quantized(device)
+    #[cfg(feature = "flex")]
+    if *device == Device::flex() {
+        return true;
+    }
+    let _ = device;
+    false
 }
 
 /// Calls `f(index, chunk)` for chunks of a slice, on every thread of the CPU's kernels where there
@@ -108,16 +72,6 @@ pub(crate) fn for_each_chunk<T: Send>(
     values.par_chunks_mut(length).enumerate().for_each(|(index, chunk)| f(index, chunk));
     #[cfg(not(feature = "flex"))]
     values.chunks_mut(length).enumerate().for_each(|(index, chunk)| f(index, chunk));
-}
-
-/// Whether tensors of single bytes can live on a device.
-pub(crate) fn holds_quantized(device: &Device) -> bool {
-    #[cfg(feature = "flex")]
-    if *device == Device::flex() {
-        return true;
-    }
-    let _ = device;
-    false
 }
 
 /// Causal attention over grouped heads, softmax in f32.

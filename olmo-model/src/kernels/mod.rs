@@ -19,7 +19,6 @@ mod experts;
 mod flex;
 mod linear;
 mod norm;
-mod quantized;
 mod rotary;
 mod swiglu;
 #[cfg(all(test, feature = "flex"))]
@@ -35,10 +34,9 @@ use crate::packed::PackedMatrix;
 
 pub(crate) use attention::{AttentionRows, AttentionSpan};
 pub(crate) use call::{
-    RowMap, attention, cross_entropy, dequantize, expert, for_each_chunk, gated_linear,
-    holds_quantized, layer_norm, linear, on_workers, packed_gated_linear, packed_linear,
-    quantized_gated_linear, quantized_linear, rms_norm, rotary, sum_rows, swiglu, take_rows,
-    takes_packed, three_linears, three_packed_linears, three_quantized_linears, token_losses,
+    RowMap, attention, cross_entropy, expert, for_each_chunk, gated_linear, layer_norm, linear,
+    on_workers, packed_gated_linear, packed_linear, rms_norm, rotary, sum_rows, swiglu, take_rows,
+    takes_packed, three_linears, three_packed_linears, token_losses,
 };
 pub(crate) use cross_entropy::loss_chunks;
 
@@ -100,47 +98,6 @@ pub(crate) trait Kernels: Backend {
     ) -> FloatTensor<Self> {
         let [gate, up] = [gate, up].map(|weight| linear::unpacked::<Self>(&weight, &x));
         Self::olmo_gated_linear(x, gate, up)
-    }
-
-    #[fusion(default)]
-    fn olmo_dequantize(values: IntTensor<Self>, scales: FloatTensor<Self>) -> FloatTensor<Self> {
-        quantized::dequantize::<Self>(values, scales)
-    }
-
-    #[fusion(default)]
-    fn olmo_quantized_linear(
-        x: FloatTensor<Self>,
-        values: IntTensor<Self>,
-        scales: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        Self::olmo_linear(x, Self::olmo_dequantize(values, scales))
-    }
-
-    #[fusion(default)]
-    fn olmo_three_quantized_linears(
-        x: FloatTensor<Self>,
-        a_values: IntTensor<Self>,
-        a_scales: FloatTensor<Self>,
-        b_values: IntTensor<Self>,
-        b_scales: FloatTensor<Self>,
-        c_values: IntTensor<Self>,
-        c_scales: FloatTensor<Self>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let a = Self::olmo_dequantize(a_values, a_scales);
-        let b = Self::olmo_dequantize(b_values, b_scales);
-        Self::olmo_three_linears(x, a, b, Self::olmo_dequantize(c_values, c_scales))
-    }
-
-    #[fusion(default)]
-    fn olmo_quantized_gated_linear(
-        x: FloatTensor<Self>,
-        gate_values: IntTensor<Self>,
-        gate_scales: FloatTensor<Self>,
-        up_values: IntTensor<Self>,
-        up_scales: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        let gate = Self::olmo_dequantize(gate_values, gate_scales);
-        Self::olmo_gated_linear(x, gate, Self::olmo_dequantize(up_values, up_scales))
     }
 
     #[fusion(default)]

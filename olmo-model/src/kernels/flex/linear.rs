@@ -9,7 +9,6 @@ use super::dot::{self, Input, Rows, Weight};
 use super::element::Element;
 use super::{from_vec, last_dim};
 use crate::packed::PackedMatrix;
-use crate::quantized::BLOCK;
 
 /// `x wᵀ` for each weight.
 pub(super) fn linears<const N: usize>(x: FlexTensor, weights: [FlexTensor; N]) -> [FlexTensor; N] {
@@ -55,36 +54,6 @@ pub(super) fn packed_gated(x: FlexTensor, weights: [PackedMatrix; 2]) -> FlexTen
     gated_product(&x, gate, up)
 }
 
-/// Values and scales of a quantised matrix.
-type Quantized = (FlexTensor, FlexTensor);
-
-pub(super) fn quantized_linears<const N: usize>(
-    x: FlexTensor,
-    weights: [Quantized; N],
-) -> [FlexTensor; N] {
-    let weights = weights.map(contiguous);
-    products(&x, weights.each_ref().map(|(v, s)| Weight::Rows(quantized_rows(v, s))))
-}
-
-pub(super) fn quantized_gated(x: FlexTensor, weights: [Quantized; 2]) -> FlexTensor {
-    let weights = weights.map(contiguous);
-    let [gate, up] = weights.each_ref().map(|(v, s)| Weight::Rows(quantized_rows(v, s)));
-    gated_product(&x, gate, up)
-}
-
-fn contiguous((values, scales): Quantized) -> Quantized {
-    (values.to_contiguous(), scales.to_contiguous())
-}
-
-/// The elements in f32.
-pub(super) fn dequantize(values: FlexTensor, scales: FlexTensor) -> FlexTensor {
-    let (values, scales) = (values.to_contiguous(), scales.to_contiguous());
-    let shape = scales.layout().shape().clone();
-    let mut out = vec![0.0; shape.num_elements() * BLOCK];
-    quantized_rows(&values, &scales).widen(0..out.len(), &mut out);
-    from_vec(out, [shape[0], shape[1] * BLOCK])
-}
-
 fn products<const N: usize>(x: &FlexTensor, weights: [Weight<'_>; N]) -> [FlexTensor; N] {
     fn run<E: Element, const N: usize>(
         x: &FlexTensor,
@@ -92,7 +61,8 @@ fn products<const N: usize>(x: &FlexTensor, weights: [Weight<'_>; N]) -> [FlexTe
     ) -> [FlexTensor; N] {
         let d_in = last_dim(x);
         let contiguous = x.to_contiguous();
-        let mut outputs = dot::linears::<E>(&Input::new(rows(&contiguous), d_in), &weights);
+        let mut outputs =
+            dot::linears::<E>(&Input::new(rows(&contiguous), d_in, &weights), &weights);
         let mut next = 0;
         weights.map(|weight| {
             let values = std::mem::take(&mut outputs[next]);
@@ -111,7 +81,7 @@ fn gated_product(x: &FlexTensor, gate: Weight<'_>, up: Weight<'_>) -> FlexTensor
     fn run<E: Element>(x: &FlexTensor, gate: Weight<'_>, up: Weight<'_>) -> FlexTensor {
         let d_in = last_dim(x);
         let contiguous = x.to_contiguous();
-        let input = Input::new(rows(&contiguous), d_in);
+        let input = Input::new(rows(&contiguous), d_in, &[gate, up]);
         shaped(dot::gated::<E>(&input, gate, up), x, gate.n_columns(d_in))
     }
     match x.dtype() {
@@ -140,14 +110,5 @@ fn rows(x: &FlexTensor) -> Rows<'_> {
         DType::F16 => Rows::F16(x.as_slice().expect(CONTIGUOUS)),
         DType::BF16 => Rows::Bf16(x.as_slice().expect(CONTIGUOUS)),
         _ => Rows::F32(x.as_slice().expect(CONTIGUOUS)),
-    }
-}
-
-fn quantized_rows<'a>(values: &'a FlexTensor, scales: &'a FlexTensor) -> Rows<'a> {
-    const CONTIGUOUS: &str = "callers hold contiguous tensors of quantised elements";
-    let scales = scales.as_slice().expect(CONTIGUOUS);
-    match values.dtype() {
-        DType::I8 => Rows::Q8 { values: values.as_slice().expect(CONTIGUOUS), scales },
-        _ => Rows::Q4 { values: values.as_slice().expect(CONTIGUOUS), scales },
     }
 }

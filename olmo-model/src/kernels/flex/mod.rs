@@ -77,42 +77,6 @@ impl Kernels for Flex {
         linear::packed_gated(x, [gate, up])
     }
 
-    fn olmo_dequantize(values: IntTensor<Self>, scales: FloatTensor<Self>) -> FloatTensor<Self> {
-        linear::dequantize(values, scales)
-    }
-
-    fn olmo_quantized_linear(
-        x: FloatTensor<Self>,
-        values: IntTensor<Self>,
-        scales: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        let [y] = linear::quantized_linears(x, [(values, scales)]);
-        y
-    }
-
-    fn olmo_three_quantized_linears(
-        x: FloatTensor<Self>,
-        a_values: IntTensor<Self>,
-        a_scales: FloatTensor<Self>,
-        b_values: IntTensor<Self>,
-        b_scales: FloatTensor<Self>,
-        c_values: IntTensor<Self>,
-        c_scales: FloatTensor<Self>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let weights = [(a_values, a_scales), (b_values, b_scales), (c_values, c_scales)];
-        linear::quantized_linears(x, weights).into()
-    }
-
-    fn olmo_quantized_gated_linear(
-        x: FloatTensor<Self>,
-        gate_values: IntTensor<Self>,
-        gate_scales: FloatTensor<Self>,
-        up_values: IntTensor<Self>,
-        up_scales: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        linear::quantized_gated(x, [(gate_values, gate_scales), (up_values, up_scales)])
-    }
-
     fn olmo_attention(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,

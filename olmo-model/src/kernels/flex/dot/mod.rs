@@ -1,25 +1,30 @@
 //! Products `x wᵀ` of row-major matrices, with weights in the type that they are held in.
 //!
-//! Weights are stored `[d_out, d_in]`. Dense ones are multiplied a [`panel`] at a time, in the order
-//! of additions that PyTorch has; quantised ones, which have no such model, by [`dots`] of rows as
-//! they are widened. What is widened or transposed is a few rows that stay in the cache. Each element
-//! of the result is the same sequence of additions whatever the number of rows, columns and threads,
-//! so that a token decoded alone has the bits that it has in a prompt.
+//! Weights `[d_out, d_in]` are multiplied a [`panel`] at a time, in the order of additions that PyTorch
+//! has. They come row-major, as parameters are, and are transposed a few rows at a time, or packed as
+//! panels in memory; quantised ones, which have no such model, are multiplied as [`integers`]. Each
+//! element of the result is the same sequence of additions whatever the number of rows, columns and
+//! threads, so that a token decoded alone has the bits that it has in a prompt.
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-mod dots;
+mod integers;
 mod panel;
 mod product;
 mod rows;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
 
 use std::ops::Range;
 
 use half::bf16;
 
 use crate::packed::{Panels, Step, Values, WIDTH, unit_of};
+
+use self::integers::{Blocks, GROUPS, Rounded};
+use crate::quantized::QuantizedSteps;
 
 pub(super) use product::{gated, linears};
 pub(super) use rows::Rows;
@@ -30,11 +35,6 @@ const BLOCK_ROWS: usize = 256;
 const BLOCK_UNITS: usize = 128;
 /// Rows of `x` that a whole panel is read for in one go: there is nothing to keep it in the cache for.
 const FEW_ROWS: usize = 2;
-/// Elements of a quantised row multiplied at a time.
-const BLOCK_QUANTIZED: usize = 1024;
-/// Quantised rows multiplied at a time.
-const DOT_ROWS: usize = 6;
-
 /// Rows of equal length with a stride between their starts.
 #[derive(Clone, Copy)]
 pub(super) struct Strided<'a, T> {
@@ -82,6 +82,10 @@ impl Weight<'_> {
             Self::Packed(panels) => panels.d_out,
         }
     }
+
+    fn is_quantized(&self) -> bool {
+        matches!(self, Self::Packed(Panels { values: Values::Quantized(_), .. }))
+    }
 }
 
 /// The left operand of a product, `[n_rows, k]`.
@@ -91,6 +95,8 @@ pub(super) struct Input<'a> {
     widened: Vec<f32>,
     /// The same as units of two elements, where the machine multiplies those.
     pairs: Vec<u32>,
+    /// The same in whole numbers, where a weight is quantised.
+    rounded: Option<Rounded>,
     k: usize,
     isa: Isa,
 }
@@ -99,9 +105,12 @@ pub(super) struct Input<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Isa {
     #[cfg(target_arch = "x86_64")]
-    Avx512,
-    #[cfg(target_arch = "x86_64")]
-    Avx512Bf16,
+    Avx512 {
+        /// With products of pairs of bf16.
+        bf16: bool,
+        /// With products of four numbers of eight bits.
+        vnni: bool,
+    },
     Portable,
 }
 
@@ -110,27 +119,29 @@ impl Isa {
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
             let bf16 = is_x86_feature_detected!("avx512bf16");
-            return if bf16 { Self::Avx512Bf16 } else { Self::Avx512 };
+            let vnni = is_x86_feature_detected!("avx512vnni");
+            return Self::Avx512 { bf16, vnni };
         }
         Self::Portable
     }
 
     /// Whether bf16 is multiplied two elements at a time.
     fn pairs(self) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        return self == Self::Avx512Bf16;
-        #[cfg(not(target_arch = "x86_64"))]
-        false
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 { bf16, .. } => bf16,
+            Self::Portable => false,
+        }
     }
 }
 
 impl<'a> Input<'a> {
-    /// An operand with rows of `k` elements.
-    pub(super) fn new(rows: Rows<'a>, k: usize) -> Self {
-        Self::with_isa(rows, k, Isa::detect())
+    /// An operand with rows of `k` elements, to be multiplied with `weights`.
+    pub(super) fn new(rows: Rows<'a>, k: usize, weights: &[Weight<'_>]) -> Self {
+        Self::with_isa(rows, k, weights, Isa::detect())
     }
 
-    fn with_isa(rows: Rows<'a>, k: usize, isa: Isa) -> Self {
+    fn with_isa(rows: Rows<'a>, k: usize, weights: &[Weight<'_>], isa: Isa) -> Self {
         let (mut widened, mut pairs) = (Vec::new(), Vec::new());
         match rows {
             Rows::F32(_) => {}
@@ -140,7 +151,11 @@ impl<'a> Input<'a> {
                 rows.widen(0..rows.len(), &mut widened);
             }
         }
-        Self { rows, widened, pairs, k, isa }
+        let mut input = Self { rows, widened, pairs, rounded: None, k, isa };
+        if weights.iter().any(Weight::is_quantized) {
+            input.rounded = Some(Rounded::new(input.f32(), k));
+        }
+        input
     }
 
     pub(super) fn n_rows(&self) -> usize {
@@ -164,9 +179,6 @@ impl<'a> Input<'a> {
         out: &mut [f32],
         scratch: &mut Scratch,
     ) {
-        if let Weight::Rows(w @ (Rows::Q8 { .. } | Rows::Q4 { .. })) = w {
-            return self.multiply_quantized(w, &rows, &columns, out, scratch);
-        }
         for first in columns.clone().step_by(WIDTH) {
             let n = WIDTH.min(columns.end - first);
             scratch.sums.clear();
@@ -227,6 +239,40 @@ impl<'a> Input<'a> {
                     self.multiply_f32(rows, start, &scratch.panel, &mut scratch.sums);
                 }
             }
+            Values::Quantized(steps) => {
+                self.multiply_quantized(steps, index, rows, &mut scratch.sums);
+            }
+        }
+    }
+
+    /// Products with a panel of whole numbers.
+    fn multiply_quantized(
+        &self,
+        steps: &QuantizedSteps,
+        index: usize,
+        rows: &Range<usize>,
+        sums: &mut [f32],
+    ) {
+        let x = self.rounded.as_ref().expect("made where a weight is quantised");
+        let (n_blocks, n_steps) = (x.n_blocks, steps.quantization.steps());
+        let at_once = if rows.len() <= FEW_ROWS { n_blocks } else { BLOCK_UNITS / GROUPS };
+        for start in (0..n_blocks).step_by(at_once.max(1)) {
+            let n = at_once.min(n_blocks - start);
+            let first = index * n_blocks + start;
+            let w = Blocks {
+                quantization: steps.quantization,
+                groups: &steps.groups[first * n_steps..][..n * n_steps],
+                scales: &steps.scales[first..][..n],
+            };
+            let x = x.at(rows.start, start);
+            match self.isa {
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: the instructions were found.
+                Isa::Avx512 { vnni: true, .. } => unsafe {
+                    vnni::multiply(x, rows.len(), w, sums);
+                },
+                _ => integers::multiply(x, rows.len(), w, sums),
+            }
         }
     }
 
@@ -286,38 +332,6 @@ impl<'a> Input<'a> {
             panel_product(self.isa, x, w, sizes, &mut scratch.panel, &mut scratch.sums);
         }
     }
-
-    fn multiply_quantized(
-        &self,
-        w: Rows<'_>,
-        rows: &Range<usize>,
-        columns: &Range<usize>,
-        out: &mut [f32],
-        scratch: &mut Scratch,
-    ) {
-        out.fill(0.0);
-        let k = self.k;
-        for start in (0..k).step_by(BLOCK_QUANTIZED) {
-            let length = BLOCK_QUANTIZED.min(k - start);
-            for first in columns.clone().step_by(DOT_ROWS) {
-                let n = DOT_ROWS.min(columns.end - first);
-                scratch.widened.resize(n * length, 0.0);
-                for (i, out) in scratch.widened.chunks_exact_mut(length).enumerate() {
-                    let at = (first + i) * k + start;
-                    w.widen(at..at + length, out);
-                }
-                pulp::Arch::new().dispatch(dots::Dots {
-                    x: Strided::at(self.f32(), k, rows.start, start),
-                    w: Strided { values: &scratch.widened, stride: length },
-                    rows: rows.len(),
-                    columns: n,
-                    k: length,
-                    out: &mut out[first - columns.start..],
-                    stride: columns.len(),
-                });
-            }
-        }
-    }
 }
 
 /// Rows as units of two elements; an odd row ends in a zero.
@@ -339,7 +353,7 @@ fn panel_product(
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `detect` found the instructions.
-        Isa::Avx512 | Isa::Avx512Bf16 => unsafe { avx512::pack_f32(w, n_columns, panel) },
+        Isa::Avx512 { .. } => unsafe { avx512::pack_f32(w, n_columns, panel) },
         Isa::Portable => panel::pack(w, n_columns, panel),
     }
     pulp::Arch::new().dispatch(panel::Multiply { x, n_rows, panel, sums });

@@ -1,12 +1,13 @@
 //! Products against plain sums, of every size, type and instruction set.
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, TensorData};
 use half::{bf16, f16};
 
 use super::super::element::Element;
 use super::*;
 use crate::packed::PackedMatrix;
-use crate::quantized::BLOCK;
+use crate::packed::tests::packed;
+use crate::quantized::{BLOCK, Quantization};
 
 /// Small whole numbers: every order of summation gives the same bits.
 fn whole(n: usize, modulus: usize) -> Vec<f32> {
@@ -22,20 +23,16 @@ fn expected(x: &[f32], w: &[f32], k: usize) -> Vec<f32> {
     x.chunks(k).flat_map(|x| w.chunks(k).map(move |w| dot(x, w))).collect()
 }
 
-fn packed(values: &[f32], shape: [usize; 2], dtype: DType) -> PackedMatrix {
-    let data = TensorData::new(values.to_vec(), shape);
-    PackedMatrix::new(Tensor::from_data(data, (&Device::flex(), dtype)))
+fn as_packed(values: &[f32], shape: [usize; 2], dtype: DType) -> PackedMatrix {
+    packed(&TensorData::new(values.to_vec(), shape).convert_dtype(dtype))
 }
 
 fn every_isa() -> Vec<Isa> {
-    let best = Isa::detect();
     let mut all = vec![Isa::Portable];
     #[cfg(target_arch = "x86_64")]
-    if best == Isa::Avx512Bf16 {
-        all.push(Isa::Avx512);
-    }
-    if best != Isa::Portable {
-        all.push(best);
+    if let Isa::Avx512 { bf16, vnni } = Isa::detect() {
+        all.push(Isa::Avx512 { bf16: false, vnni: false });
+        all.push(Isa::Avx512 { bf16, vnni });
     }
     all
 }
@@ -50,7 +47,7 @@ fn products_cover_every_size_and_type() {
         let (xb, wb) = (narrowed::<bf16>(&x), narrowed::<bf16>(&w));
         for isa in every_isa() {
             let product = |x: Rows<'_>, w: Rows<'_>| {
-                linears::<f32>(&Input::with_isa(x, k, isa), &[Weight::Rows(w)]).remove(0)
+                linears::<f32>(&Input::with_isa(x, k, &[], isa), &[Weight::Rows(w)]).remove(0)
             };
             assert_eq!(product(Rows::F32(&x), Rows::F32(&w)), expected, "{isa:?} {m} {k} {n}");
             assert_eq!(product(Rows::F16(&x16), Rows::F16(&w16)), expected, "{isa:?} {m} {k} {n}");
@@ -62,43 +59,61 @@ fn products_cover_every_size_and_type() {
                 (Rows::F16(&x16), DType::F16),
                 (Rows::Bf16(&xb), DType::BF16),
             ] {
-                let w = packed(&w, [n, k], dtype);
-                let input = Input::with_isa(x, k, isa);
-                let found = linears::<f32>(&input, &[Weight::Packed(w.panels())]).remove(0);
+                let w = as_packed(&w, [n, k], dtype);
+                let weights = [Weight::Packed(w.panels())];
+                let input = Input::with_isa(x, k, &weights, isa);
+                let found = linears::<f32>(&input, &weights).remove(0);
                 assert_eq!(found, expected, "{isa:?} {dtype:?} {m} {k} {n}");
             }
         }
     }
 }
 
+/// Numbers that rounding leaves as they are, so that the products of the values are exact.
 #[test]
-fn quantised_rows_are_multiplied_as_their_values() {
-    let (m, k, n) = (5, 2 * BLOCK, 9);
-    let x = whole(m * k, 7);
-    let scales: Vec<bf16> = (0..n * 2).map(|i| bf16::from_f32(0.25 * (i % 3) as f32)).collect();
-    let q8: Vec<i8> = (0..n * k).map(|i| (i * 7 % 255) as i8).collect();
-    let q4: Vec<u8> = (0..n * k / 2).map(|i| (i * 11 % 256) as u8).collect();
-    for isa in every_isa() {
-        for w in
-            [Rows::Q8 { values: &q8, scales: &scales }, Rows::Q4 { values: &q4, scales: &scales }]
-        {
-            let mut values = vec![0.0; w.len()];
-            w.widen(0..w.len(), &mut values);
-            let found = linears::<f32>(&Input::with_isa(Rows::F32(&x), k, isa), &[Weight::Rows(w)])
-                .remove(0);
-            assert_eq!(found, expected(&x, &values, k), "{isa:?} {w:?}");
+fn quantised_weights_are_multiplied_as_their_values() {
+    for (m, k, n) in [(1, BLOCK, 1), (5, 2 * BLOCK, 9), (11, 40 * BLOCK, 70)] {
+        let mut x = whole(m * k, 7);
+        x.iter_mut().step_by(BLOCK).for_each(|x| *x = 127.0);
+        for (to, largest) in [(Quantization::Q8, 127.0), (Quantization::Q4, -8.0)] {
+            let mut w = whole(n * k, 13);
+            w.iter_mut().step_by(BLOCK).for_each(|w| *w = largest);
+            let packed = PackedMatrix::quantized(&w, [n, k], to, &Device::flex()).expect("blocks");
+            assert_eq!(packed.unpacked().iter::<f32>().collect::<Vec<_>>(), w, "{to:?}");
+            let weights = [Weight::Packed(packed.panels())];
+            for isa in every_isa() {
+                let input = Input::with_isa(Rows::F32(&x), k, &weights, isa);
+                let found = linears::<f32>(&input, &weights).remove(0);
+                assert_eq!(found, expected(&x, &w, k), "{isa:?} {to:?} {m} {k} {n}");
+            }
         }
     }
-    let mut values = vec![0.0; n * k];
-    Rows::Q8 { values: &q8, scales: &scales }.widen(0..n * k, &mut values);
-    assert_eq!(values[BLOCK + 3].to_bits(), (f32::from(q8[BLOCK + 3]) * 0.25).to_bits());
-    Rows::Q4 { values: &q4, scales: &scales }.widen(0..n * k, &mut values);
-    let pair = i32::from(q4[BLOCK / 2 + 3]);
-    assert_eq!(values[BLOCK + 3].to_bits(), (((pair & 15) - 8) as f32 * 0.25).to_bits());
-    assert_eq!(
-        values[BLOCK + BLOCK / 2 + 3].to_bits(),
-        (((pair >> 4) - 8) as f32 * 0.25).to_bits()
-    );
+}
+
+/// Every instruction set gives the same bits, and they are near the products of the values.
+#[test]
+fn rounded_products_are_the_same_everywhere_and_near() {
+    let (m, k, n) = (7, 35 * BLOCK, 45);
+    let wave = |n: usize, f: f32| -> Vec<f32> { (0..n).map(|i| (i as f32 * f).sin()).collect() };
+    let (x, w) = (wave(m * k, 0.37), wave(n * k, 0.91));
+    for to in [Quantization::Q8, Quantization::Q4] {
+        let packed = PackedMatrix::quantized(&w, [n, k], to, &Device::flex()).expect("blocks");
+        let values: Vec<f32> = packed.unpacked().iter::<f32>().collect();
+        let weights = [Weight::Packed(packed.panels())];
+        let product = |isa| {
+            let input = Input::with_isa(Rows::F32(&x), k, &weights, isa);
+            linears::<f32>(&input, &weights).remove(0)
+        };
+        let bits = |y: &[f32]| y.iter().map(|y| y.to_bits()).collect::<Vec<_>>();
+        let portable = product(Isa::Portable);
+        for isa in every_isa() {
+            assert_eq!(bits(&product(isa)), bits(&portable), "{isa:?} {to:?}");
+        }
+        // Each of `k` products is off by half a step of its block at most, mostly by far less.
+        let exact = expected(&x, &values, k);
+        let worst = portable.iter().zip(&exact).fold(0.0_f32, |max, (a, b)| max.max((a - b).abs()));
+        assert!(worst > 0.0 && worst < 0.05 * (k as f32).sqrt(), "{to:?} {worst}");
+    }
 }
 
 /// The order of additions that the products of dense weights have: one after the other.
@@ -119,7 +134,8 @@ fn sums_are_in_the_order_of_the_row() {
     let expected_bf16 = sequential(&widened(&xb), &widened(&wb));
     for isa in every_isa() {
         let product = |x: Rows<'_>, w: Rows<'_>| -> Vec<u32> {
-            let [y] = &linears::<f32>(&Input::with_isa(x, k, isa), &[Weight::Rows(w)])[..] else {
+            let [y] = &linears::<f32>(&Input::with_isa(x, k, &[], isa), &[Weight::Rows(w)])[..]
+            else {
                 panic!("one")
             };
             y.iter().map(|y| y.to_bits()).collect()
@@ -127,8 +143,8 @@ fn sums_are_in_the_order_of_the_row() {
         assert_eq!(product(Rows::F32(&x), Rows::F32(&w)), expected, "{isa:?}");
         assert_eq!(product(Rows::Bf16(&xb), Rows::Bf16(&wb)), expected_bf16, "{isa:?}");
         let packed_product = |x: Rows<'_>, dtype: DType| -> Vec<u32> {
-            let w = packed(&w, [n, k], dtype);
-            let y = linears::<f32>(&Input::with_isa(x, k, isa), &[Weight::Packed(w.panels())]);
+            let w = as_packed(&w, [n, k], dtype);
+            let y = linears::<f32>(&Input::with_isa(x, k, &[], isa), &[Weight::Packed(w.panels())]);
             y[0].iter().map(|y| y.to_bits()).collect()
         };
         assert_eq!(packed_product(Rows::F32(&x), DType::F32), expected, "{isa:?}");
@@ -143,7 +159,7 @@ fn a_row_alone_has_the_bits_that_it_has_among_others() {
     let (x, w) = (wave(m * k, 0.37), wave(n * k, 0.91));
     let (xb, wb) = (narrowed::<bf16>(&x), narrowed::<bf16>(&w));
     let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
-    let product = |x, w| bits(linears::<f32>(&Input::new(x, k), &[Weight::Rows(w)]).remove(0));
+    let product = |x, w| bits(linears::<f32>(&Input::new(x, k, &[]), &[Weight::Rows(w)]).remove(0));
     let together = product(Rows::F32(&x), Rows::F32(&w));
     let together_bf16 = product(Rows::Bf16(&xb), Rows::Bf16(&wb));
     for row in 0..m {
@@ -158,7 +174,7 @@ fn a_gated_product_rounds_where_its_parts_would() {
     let (m, k, n) = (3, 64, 10);
     let x = narrowed::<bf16>(&whole(m * k, 7).iter().map(|x| x / 8.0).collect::<Vec<_>>());
     let [gate, up] = [5, 9].map(|modulus| narrowed::<bf16>(&whole(n * k, modulus)));
-    let input = Input::new(Rows::Bf16(&x), k);
+    let input = Input::new(Rows::Bf16(&x), k, &[]);
     let found =
         gated::<bf16>(&input, Weight::Rows(Rows::Bf16(&gate)), Weight::Rows(Rows::Bf16(&up)));
     let parts = linears::<bf16>(&input, &[Rows::Bf16(&gate), Rows::Bf16(&up)].map(Weight::Rows));

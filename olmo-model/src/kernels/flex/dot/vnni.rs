@@ -48,10 +48,8 @@ fn multiply_rows<const R: usize, const Q4: bool>(
 ) -> usize {
     let n_blocks = w.scales.len();
     let steps = w.quantization.steps();
-    let rows: [(&[u32], &[(f32, i32)]); R] = std::array::from_fn(|r| {
-        let groups = x.groups.row(first + r, n_blocks * GROUPS);
-        (groups, x.blocks.row(first + r, n_blocks))
-    });
+    let groups: [_; R] = std::array::from_fn(|r| x.groups.row(first + r, n_blocks * GROUPS));
+    let blocks: [_; R] = std::array::from_fn(|r| x.blocks.row(first + r, n_blocks));
     assert!(sums.len() >= R * WIDTH);
     let mut sums_now: [[__m512; V]; R] = std::array::from_fn(|r| {
         std::array::from_fn(|v| {
@@ -61,7 +59,7 @@ fn multiply_rows<const R: usize, const Q4: bool>(
     });
     for (block, scales) in w.scales.iter().enumerate() {
         let mut totals: [[__m512i; V]; R] = std::array::from_fn(|r| {
-            let (_, sum) = rows[r].1[block];
+            let (_, sum) = blocks[r][block];
             [_mm512_set1_epi32(-w.quantization.offset() * sum); V]
         });
         for (i, step) in w.groups[block * steps..][..steps].iter().enumerate() {
@@ -69,16 +67,16 @@ fn multiply_rows<const R: usize, const Q4: bool>(
             let at = block * GROUPS + i;
             if Q4 {
                 let (low, high) = halves(units);
-                add::<R>(&mut totals, low, std::array::from_fn(|r| rows[r].0[at]));
+                add::<R>(&mut totals, low, std::array::from_fn(|r| groups[r][at]));
                 let at = at + GROUPS / 2;
-                add::<R>(&mut totals, high, std::array::from_fn(|r| rows[r].0[at]));
+                add::<R>(&mut totals, high, std::array::from_fn(|r| groups[r][at]));
             } else {
-                add::<R>(&mut totals, units, std::array::from_fn(|r| rows[r].0[at]));
+                add::<R>(&mut totals, units, std::array::from_fn(|r| groups[r][at]));
             }
         }
         let scales = widened(scales);
         for (r, totals) in totals.iter().enumerate() {
-            let scale = _mm512_set1_ps(rows[r].1[block].0);
+            let scale = _mm512_set1_ps(blocks[r][block].0);
             for v in 0..V {
                 let factor = _mm512_mul_ps(scales[v], scale);
                 sums_now[r][v] =
@@ -120,8 +118,7 @@ fn vectors(step: &Step<u32>) -> [__m512i; V] {
 fn halves(units: [__m512i; V]) -> ([__m512i; V], [__m512i; V]) {
     let mask = _mm512_set1_epi32(0x0F0F_0F0F);
     let low = std::array::from_fn(|v| _mm512_and_si512(units[v], mask));
-    let high =
-        std::array::from_fn(|v| _mm512_and_si512(_mm512_srli_epi16::<4>(units[v]), mask));
+    let high = std::array::from_fn(|v| _mm512_and_si512(_mm512_srli_epi16::<4>(units[v]), mask));
     (low, high)
 }
 
