@@ -38,6 +38,7 @@ pub mod evaluation;
 pub mod faults;
 pub mod metrics;
 pub mod observer;
+pub mod official;
 pub mod publish;
 pub mod step;
 pub mod trainer;

@@ -59,8 +59,10 @@ pub type Evaluation = Result<BTreeMap<String, f64>, Box<dyn std::error::Error + 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// All steps are made.
+    /// All steps are made, or all up to where the configuration stops the run.
     Finished,
+    /// The loss rose by more than `early_stopping_factor`; the state is saved.
+    LossRose,
     /// It was asked to stop; the state is saved, and the same call goes on.
     Interrupted,
 }

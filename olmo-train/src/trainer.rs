@@ -9,19 +9,17 @@ use std::time::Instant;
 use burn::tensor::Device;
 use olmo_data::{DataLoader, LoaderState};
 use olmo_hub::{Dtype, ModelFolder, Special, clean_leftovers, write_atomic};
-use olmo_model::{Role, Transformer};
-use olmo_optim::{
-    AdamW, Optimizer, ParamGroups, ParamKind, UpdateOptions, clip_coefficient, global_norm,
-};
+use olmo_model::Transformer;
+use olmo_optim::{AdaptiveClip, Optimizer, ParamGroups, UpdateOptions};
 
 use crate::checkpoint::{self, Contents, DataIdentity, Kept, STATE_VERSION, Saver, TrainState};
-use crate::config::TrainConfig;
+use crate::config::{Position, TrainConfig};
 use crate::data::{self, OpenData};
 use crate::error::Error;
 use crate::faults::Faults;
 use crate::metrics::{MetricsFile, Speedometer, StepMetrics};
 use crate::observer::{Observer, Outcome};
-use crate::step::{Gradients, batch_gradients};
+use crate::step::{Clipping, Gradients, batch_gradients, clip};
 
 /// A run: model, optimizer, data, and where they stand.
 #[derive(Debug)]
@@ -36,8 +34,14 @@ pub struct Trainer {
     metrics: MetricsFile,
     speedometer: Speedometer,
     faults: Faults,
+    /// Averages of gradient norms, which adaptive clipping goes by.
+    averages: AdaptiveClip,
     global_step: u64,
+    /// The last step that this start of the run makes.
+    last_step: u64,
     total_tokens: u64,
+    /// The least loss since the run was started.
+    least_loss: f64,
     saver: Saver,
     last_save_failed: bool,
     set_aside: Vec<(PathBuf, Error)>,
@@ -62,7 +66,7 @@ impl Trainer {
         clean_leftovers(&checkpoints)?;
         let OpenData { instances, fingerprint } = data::open(&config)?;
         let data = DataIdentity::new(&config, instances.len(), fingerprint);
-        let mut optimizer: Box<dyn Optimizer> = Box::new(AdamW::new(&config.adamw())?);
+        let mut optimizer = config.optimizer.build(&config.model)?;
         let checkpoint::Found { newest, set_aside } =
             checkpoint::find(&checkpoints, config.on_damaged_checkpoint)?;
         let (model, state) = match &newest {
@@ -93,14 +97,18 @@ impl Trainer {
             metrics.kwh(),
         );
         let spikes = state.as_ref().and_then(|state| state.spikes.clone());
+        let averages = state.as_ref().map(|state| state.grad_norm_exp_avg.clone());
         Ok(Self {
-            groups: groups(&config)?,
+            groups: config.optimizer.groups(&config.model)?,
             loader: DataLoader::new(instances, config.loader(), loader_state)?,
             metrics,
             speedometer,
             faults: Faults::new(config.faults, spikes)?,
             total_tokens: state.map_or(0, |state| state.global_train_tokens_seen),
             saver: Saver::new(checkpoints, config.save_rules(), config.save_async, newest),
+            averages: AdaptiveClip::from_averages(averages.unwrap_or_default()),
+            last_step: config.last_step(global_step),
+            least_loss: f64::INFINITY,
             last_save_failed: false,
             set_aside,
             _lock: lock,
@@ -158,10 +166,9 @@ impl Trainer {
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<Outcome, Error> {
-        let max_steps = self.config.max_duration;
         let rules = self.config.save_rules();
-        observer.on_start(self.global_step, max_steps);
-        while self.global_step < max_steps {
+        observer.on_start(self.global_step, self.last_step);
+        while self.global_step < self.last_step {
             if stop.load(Ordering::Relaxed) {
                 self.save_at_the_end(observer)?;
                 return Ok(Outcome::Interrupted);
@@ -179,18 +186,32 @@ impl Trainer {
             if let Some(saved) = self.saver.poll() {
                 self.report_saved(saved, observer)?;
             }
-            if let Some(kept) = rules.at(self.global_step, max_steps) {
+            if let Some(kept) = rules.at(self.global_step, self.last_step) {
                 self.begin_save(kept, observer)?;
+            }
+            if self.has_loss_risen(&metrics) {
+                self.save_at_the_end(observer)?;
+                return Ok(Outcome::LossRose);
             }
         }
         self.save_at_the_end(observer)?;
         Ok(Outcome::Finished)
     }
 
+    /// Whether the loss is too many times the least one, after the warmup.
+    fn has_loss_risen(&mut self, metrics: &StepMetrics) -> bool {
+        let Some(factor) = self.config.early_stopping_factor else { return false };
+        let loss = metrics.cross_entropy;
+        self.least_loss = self.least_loss.min(loss);
+        let (step, tokens) = (metrics.step, metrics.total_tokens);
+        let is_warm = self.config.is_warm_at(Position { step, tokens_before: tokens, tokens });
+        is_warm && loss > factor * self.least_loss
+    }
+
     fn evaluate(&self, observer: &mut dyn Observer) -> Result<BTreeMap<String, f64>, Error> {
         let step = self.global_step;
         let Some(interval) = self.config.eval_interval else { return Ok(BTreeMap::new()) };
-        if !step.is_multiple_of(interval) && step != self.config.max_duration {
+        if !step.is_multiple_of(interval) && step != self.last_step {
             return Ok(BTreeMap::new());
         }
         observer.evaluate(step, self.model()).map_err(|source| Error::Evaluation { step, source })
@@ -207,41 +228,39 @@ impl Trainer {
         let epoch = self.loader.state().epoch;
         let batch = self.loader.next_batch()?;
         let step = self.global_step + 1;
-        let (losses, n_labels, mut gradients) = batch_gradients(&self.config, self.model(), &batch);
-        if n_labels == 0.0 {
+        let tokens = self.total_tokens + batch.tokens.len() as u64;
+        let at = Position { step, tokens_before: self.total_tokens, tokens };
+        let (losses, divisor, mut gradients) = batch_gradients(&self.config, self.model(), &batch);
+        if divisor == 0.0 {
             return Err(Error::NoLabels { step });
         }
-        let cross_entropy = losses.cross_entropy / n_labels;
-        let total_grad_norm = global_norm(gradients.iter().map(|(_, sum)| sum))?.value();
+        let cross_entropy = losses.cross_entropy / divisor;
+        let clipping = clip(&self.config, &gradients, &mut self.averages, at)?;
+        let total_grad_norm = clipping.total_norm.value();
         let fault = self.faults.judge(cross_entropy, total_grad_norm);
         if let (Some(fault), Some(model)) = (fault, &self.model) {
             self.faults.handle(fault, step, &self.config, model, &batch)?;
         }
-        let clip_coefficient = match self.config.grad_norm_limit() {
-            Some(limit) => clip_coefficient(total_grad_norm, limit.at(step)),
-            None => 1.0,
-        };
-        let peak = self.config.optimizer.learning_rate;
-        let lr = self.config.scheduler.at(peak, step, self.config.max_duration);
+        let lr = self.config.learning_rate_at(at);
         if fault.is_none() {
-            self.update(&mut gradients, lr, clip_coefficient)?;
+            self.update(&mut gradients, lr, &clipping)?;
         }
         self.global_step = step;
-        self.total_tokens += batch.tokens.len() as u64;
-        let z_loss = self.config.z_loss;
+        self.total_tokens = tokens;
+        let z_loss = self.config.z_loss_factor();
         let routers = self.config.router_weights().per_layer(self.config.model.n_layers);
-        let of_routers = |weight: f64, sum: f64| (weight > 0.0).then(|| weight * sum / n_labels);
+        let of_routers = |weight: f64, sum: f64| (weight > 0.0).then(|| weight * sum / divisor);
         let elapsed = start.elapsed();
         Ok(StepMetrics {
             step,
             cross_entropy,
             perplexity: cross_entropy.exp(),
-            z_loss: (z_loss > 0.0).then(|| z_loss * losses.squared_lse / n_labels),
+            z_loss: (z_loss > 0.0).then(|| z_loss * losses.squared_lse / divisor),
             load_balancing_loss: of_routers(routers.load_balancing, losses.load_balancing),
             router_z_loss: of_routers(routers.z, losses.router_z),
             load_imbalance: losses.load_imbalance(),
             total_grad_norm,
-            clip_coefficient,
+            clip_coefficient: clipping.coefficient,
             step_skipped: fault.map(|_| 1.0),
             learning_rate: lr,
             epoch,
@@ -251,12 +270,18 @@ impl Trainer {
         })
     }
 
-    fn update(&mut self, gradients: &mut Gradients, lr: f64, grad_scale: f64) -> Result<(), Error> {
+    fn update(
+        &mut self,
+        gradients: &mut Gradients,
+        lr: f64,
+        clipping: &Clipping,
+    ) -> Result<(), Error> {
         let Self { optimizer, groups, model, .. } = self;
         let updated = model.take().map(|model| {
             model.map_parameters(|path, weight| {
                 let Some(gradient) = gradients.take(path) else { return Ok(weight) };
                 let weight_decay = groups.weight_decay(path).unwrap_or(0.0);
+                let grad_scale = clipping.factor(path);
                 let options = UpdateOptions { lr, weight_decay, grad_scale };
                 optimizer.update(path, weight, gradient, &options)
             })
@@ -283,7 +308,7 @@ impl Trainer {
     /// Where the run ends or stops there is no next save that could make up for this one.
     fn save_at_the_end(&mut self, observer: &mut dyn Observer) -> Result<(), Error> {
         let rules = self.config.save_rules();
-        let kept = rules.at(self.global_step, self.config.max_duration).unwrap_or(Kept::Ephemeral);
+        let kept = rules.at(self.global_step, self.last_step).unwrap_or(Kept::Ephemeral);
         if let Some(saved) = self.saver.wait() {
             self.report_saved(saved, observer)?;
         }
@@ -319,6 +344,7 @@ impl Trainer {
             loader: self.loader.state(),
             data: self.data.clone(),
             optimizer_steps: self.optimizer.steps().into_iter().collect(),
+            grad_norm_exp_avg: self.averages.averages().clone(),
             spikes: self.faults.spikes(),
         };
         let special = Special {
@@ -363,16 +389,4 @@ fn initial_model(config: &TrainConfig, device: &Device) -> Result<Transformer, E
         });
     }
     Ok(folder.load(device, Some(Dtype::F32))?)
-}
-
-fn groups(config: &TrainConfig) -> Result<ParamGroups, Error> {
-    let parameters = config.model.parameters().into_iter().map(|parameter| {
-        let kind = match parameter.role {
-            Role::Embedding => ParamKind::Embedding,
-            Role::Norm => ParamKind::Norm,
-            _ => ParamKind::Linear,
-        };
-        (parameter.path, kind)
-    });
-    Ok(ParamGroups::new(parameters, config.group_rules(), config.optimizer.weight_decay)?)
 }

@@ -10,3 +10,4 @@ mod hub;
 mod parity;
 mod resume;
 mod tidy;
+mod trainer;

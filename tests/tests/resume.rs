@@ -169,6 +169,64 @@ fn another_run_is_not_resumed_by_mistake() {
 }
 
 #[test]
+fn every_optimizer_and_clipping_resumes_to_the_last_bit() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let settings = [
+        ("lionw", r#"{"optimizer": {"name": "lionw"}}"#),
+        ("muon", r#"{"optimizer": {"name": "muon"}}"#),
+        (
+            "skip",
+            r#"{"optimizer": {"name": "skip_step_adamw"}, "faults": {"spike": {"window": 6}}}"#,
+        ),
+        ("adaptive", r#"{"max_grad_norm_ratio": 1.1}"#),
+        ("tokens", r#"{"scheduler": {"units": "tokens"}, "compat": "olmo"}"#),
+    ];
+    for (name, json) in settings {
+        let changed = |run_name: &str| {
+            let plain = config(folder.path(), &format!("{name}-{run_name}"));
+            let yaml = plain.to_yaml().expect("plain data");
+            let changes: serde_json::Value = serde_json::from_str(json).expect("JSON");
+            let overrides: Vec<String> = changes
+                .as_object()
+                .expect("an object")
+                .iter()
+                .flat_map(|(field, value)| match value.as_object() {
+                    Some(map) => map.iter().map(|(k, v)| format!("{field}.{k}={v}")).collect(),
+                    None => vec![format!("{field}={value}")],
+                })
+                .collect();
+            TrainConfig::parse(&yaml, &overrides, name).expect("sound")
+        };
+        let (whole, parts) = (changed("whole"), changed("parts"));
+        let (_, undisturbed) = run(&whole, None);
+        run(&parts, Some(2));
+        run(&parts, Some(5));
+        let (outcome, resumed) = run(&parts, None);
+        assert_eq!(outcome, Outcome::Finished);
+        assert_eq!(weights(resumed.model()), weights(undisturbed.model()), "{name}");
+        assert_eq!(metrics(&parts), metrics(&whole), "{name}");
+    }
+}
+
+#[test]
+fn a_run_stops_where_it_is_told_and_goes_on() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut config = config(folder.path(), "stopped");
+    config.stop_after = Some(3);
+    for expected in [3, 6, 9] {
+        let (outcome, trainer) = run(&config, None);
+        assert_eq!((outcome, trainer.global_step()), (Outcome::Finished, expected));
+    }
+    config.save_folder = folder.path().join("risen");
+    (config.stop_after, config.stop_at) = (None, Some(8));
+    config.early_stopping_factor = Some(1.000_001);
+    config.optimizer.learning_rate = 10.0;
+    let (outcome, trainer) = run(&config, None);
+    assert_eq!(outcome, Outcome::LossRose);
+    assert!((4..8).contains(&trainer.global_step()), "{}", trainer.global_step());
+}
+
+#[test]
 fn a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_weights() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut config = config(folder.path(), "run");

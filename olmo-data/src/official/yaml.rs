@@ -38,6 +38,16 @@ impl OfficialYaml {
         let options = serde_saphyr::options! { strict_booleans: true };
         let root: Value = serde_saphyr::from_str_with_options(text, options)
             .map_err(|error| Error::Config { path: path.clone(), reason: error.to_string() })?;
+        Self::from_value(root, path)
+    }
+
+    /// Takes the fields of a file that was read, such as with some of them replaced.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] where it is no mapping.
+    pub fn from_value(root: Value, path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref().to_owned();
         if !root.is_object() {
             let reason = "not a YAML mapping of fields".to_owned();
             return Err(Error::Config { path, reason });

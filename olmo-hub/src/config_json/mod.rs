@@ -99,8 +99,12 @@ impl HfConfig {
         Ok(self)
     }
 
-    /// Reads the fields of ai2-olmo's `ModelConfig`.
-    fn from_original(object: Map<String, Value>, path: &Path) -> Result<Self> {
+    /// Reads the fields of ai2-olmo's `ModelConfig`; `path` is for errors.
+    ///
+    /// # Errors
+    ///
+    /// As [`parse`](Self::parse).
+    pub fn from_original(object: Map<String, Value>, path: &Path) -> Result<Self> {
         let mut fields = Fields::new(object);
         let config = original::config(&mut fields);
         let mut problems = fields.finish("ai2-olmo's ModelConfig");

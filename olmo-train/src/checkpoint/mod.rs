@@ -47,6 +47,9 @@ pub struct TrainState {
     pub data: DataIdentity,
     /// Updates of each parameter so far.
     pub optimizer_steps: BTreeMap<String, u64>,
+    /// Moving averages of gradient norms, by name; empty without `max_grad_norm_ratio`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub grad_norm_exp_avg: BTreeMap<String, f32>,
     /// What spikes are measured by; absent where they are not looked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spikes: Option<SkipStep>,

@@ -4,16 +4,16 @@
 //! Unknown fields are refused, so that a misspelt one is never ignored.
 
 mod optimizer;
+mod pace;
 mod read;
+mod scheduler;
 
 use std::path::{Path, PathBuf};
 
 use olmo_data::Tail;
 use olmo_model::config::FeedForwardConfig;
 use olmo_model::{InitConfig, ModelConfig, RouterWeights};
-use olmo_optim::{AdamWConfig, GradNormLimit, GroupRules, Schedule};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::checkpoint::{OnDamage, SaveRules};
 use crate::data_config::DataConfig;
@@ -21,11 +21,16 @@ use crate::energy::EnergyConfig;
 use crate::error::Error;
 use crate::evaluation::{self, EvaluatorConfig};
 use crate::faults::FaultConfig;
+use crate::official::{self, Note};
 use crate::publish::PushConfig;
 use crate::step::{Activations, Precision};
-use read::{apply_override, model_config};
+use read::model_config;
 
-pub use optimizer::OptimizerConfig;
+pub(crate) use read::apply_override;
+
+pub use optimizer::{OptimizerConfig, OptimizerName};
+pub use pace::{Compat, Position};
+pub use scheduler::{ScheduleUnits, SchedulerConfig};
 
 /// Everything a run depends on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -61,20 +66,37 @@ pub struct TrainConfig {
     /// Optimizer.
     #[serde(default)]
     pub optimizer: OptimizerConfig,
-    /// Learning rate over steps, starting from `optimizer.learning_rate`.
-    pub scheduler: Schedule,
+    /// Learning rate over steps or tokens, starting from `optimizer.learning_rate`.
+    pub scheduler: SchedulerConfig,
     /// Instances in a step.
     pub global_train_batch_size: usize,
     /// Instances in one forward and backward pass; a step adds up as many as it takes.
     pub device_train_microbatch_size: usize,
-    /// Steps of the run.
+    /// Steps of the run, which schedules go by. May be written in tokens, `2e12T`, or epochs, `2ep`.
     pub max_duration: u64,
+    /// Step at which the run stops, without being shorter for its schedules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_at: Option<u64>,
+    /// Steps after which this start of the run stops.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_after: Option<u64>,
+    /// The run stops where, after the warmup, the loss is this many times the least since it was
+    /// started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub early_stopping_factor: Option<f64>,
     /// Largest norm of all gradients together; larger ones are scaled down to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_grad_norm: Option<f64>,
+    /// Largest norm of each gradient, as a multiple of its moving average. Where it is given,
+    /// `max_grad_norm` is not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_grad_norm_ratio: Option<f64>,
     /// Factor of the squared log of the softmax's denominator in the loss; 0 for none.
     #[serde(default)]
     pub z_loss: f64,
+    /// Whose mistakes are made too.
+    #[serde(default)]
+    pub compat: Compat,
     /// Losses of the routers, in a mixture of experts; OLMoE's where not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub router_losses: Option<RouterLossConfig>,
@@ -148,16 +170,25 @@ fn default_true() -> bool {
 }
 
 impl TrainConfig {
-    /// Reads a YAML file, with `overrides` of the form `key.path=value` applied on top; values are
-    /// YAML too.
+    /// Reads a YAML file, ours or the original trainer's, with `overrides` of the form
+    /// `key.path=value` applied on top; values are YAML too.
     ///
     /// # Errors
     ///
     /// [`Error::Config`] for anything that is not a sound configuration, naming the field.
     pub fn read(path: &Path, overrides: &[String]) -> Result<Self, Error> {
+        Ok(Self::read_noting(path, overrides)?.0)
+    }
+
+    /// As [`read`](Self::read), with what of an official configuration has no effect.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub fn read_noting(path: &Path, overrides: &[String]) -> Result<(Self, Vec<Note>), Error> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| Error::Io { path: path.to_owned(), source })?;
-        Self::parse(&text, overrides, &path.display().to_string())
+        Self::parse_noting(&text, overrides, &path.display().to_string())
     }
 
     /// As [`read`](Self::read), from text; `origin` names it in errors.
@@ -166,19 +197,40 @@ impl TrainConfig {
     ///
     /// As [`read`](Self::read).
     pub fn parse(text: &str, overrides: &[String], origin: &str) -> Result<Self, Error> {
+        Ok(Self::parse_noting(text, overrides, origin)?.0)
+    }
+
+    fn parse_noting(
+        text: &str,
+        overrides: &[String],
+        origin: &str,
+    ) -> Result<(Self, Vec<Note>), Error> {
         let wrong = |message: String| Error::Config { origin: origin.to_owned(), message };
-        let mut value: Value =
-            serde_saphyr::from_str(text).map_err(|error| wrong(error.to_string()))?;
+        let mut value = read::yaml(text).map_err(&wrong)?;
         for text in overrides {
             apply_override(&mut value, text).map_err(&wrong)?;
         }
-        let config: Self = serde_path_to_error::deserialize(value).map_err(|error| {
+        let mut notes = Vec::new();
+        if official::is_official(&value) {
+            let translation = official::translate(value, Path::new(origin))?;
+            (value, notes) = (translation.config, translation.notes);
+        }
+        read::resolve_duration(&mut value).map_err(&wrong)?;
+        let mut config: Self = serde_path_to_error::deserialize(value).map_err(|error| {
             let path = error.path().to_string();
             let inner = error.into_inner();
             wrong(if path == "." { inner.to_string() } else { format!("{path}: {inner}") })
         })?;
+        config.resolve_spikes();
         config.validate().map_err(wrong)?;
-        Ok(config)
+        Ok((config, notes))
+    }
+
+    /// `skip_step_adamw` is Adam with a rule for spikes, OLMo-core's where none is given.
+    fn resolve_spikes(&mut self) {
+        if self.optimizer.name == OptimizerName::SkipStepAdamw {
+            self.faults.spike.get_or_insert_default();
+        }
     }
 
     /// The configuration as YAML, every field given.
@@ -235,24 +287,6 @@ impl TrainConfig {
         }
     }
 
-    pub(crate) fn adamw(&self) -> AdamWConfig {
-        let OptimizerConfig { betas, eps, weight_decay, .. } = self.optimizer;
-        AdamWConfig { betas, eps, weight_decay }
-    }
-
-    pub(crate) fn group_rules(&self) -> GroupRules {
-        let OptimizerConfig { decay_norm_and_bias, decay_embeddings, .. } = self.optimizer;
-        GroupRules { decay_norm_and_bias, decay_embeddings }
-    }
-
-    pub(crate) fn grad_norm_limit(&self) -> Option<GradNormLimit> {
-        self.max_grad_norm.map(|max_norm| GradNormLimit {
-            max_norm,
-            warmup_steps: None,
-            warmup_factor: None,
-        })
-    }
-
     /// Everything that can be known to be wrong without opening a file, in one message.
     fn validate(&self) -> Result<(), String> {
         let mut problems = Vec::new();
@@ -302,10 +336,10 @@ impl TrainConfig {
                 "router_losses is there, expected only with a model of experts".to_owned(),
             );
         }
-        let lr = self.optimizer.learning_rate;
+        let early = self.early_stopping_factor.unwrap_or(2.0);
         check(
-            lr.is_finite() && lr > 0.0,
-            format!("optimizer.learning_rate is {lr}, expected a positive number"),
+            early.is_finite() && early > 1.0,
+            format!("early_stopping_factor is {early}, expected a number above 1"),
         );
         if let Err(error) = self.model.validate() {
             problems.push(error.to_string());
@@ -320,10 +354,12 @@ impl TrainConfig {
         problems.extend(self.energy.problems());
         let vocab_size = self.model.vocab_size;
         problems.extend(self.data.problems(self.eos_token_id, self.pad_token_id, vocab_size));
-        problems.extend(self.adamw().validate().err().map(|e| e.to_string()));
-        problems.extend(self.scheduler.validate(lr).err().map(|e| e.to_string()));
-        problems
-            .extend(self.grad_norm_limit().and_then(|l| l.validate().err()).map(|e| e.to_string()));
+        problems.extend(self.optimizer.problems());
+        let schedule = self.scheduler.schedule.validate(self.optimizer.learning_rate);
+        problems.extend(schedule.err().map(|e| e.to_string()));
+        for limit in [self.max_grad_norm, self.max_grad_norm_ratio].into_iter().flatten() {
+            problems.extend(self.grad_norm_limit(limit).validate().err().map(|e| e.to_string()));
+        }
         if problems.is_empty() { Ok(()) } else { Err(problems.join("\n  ")) }
     }
 }

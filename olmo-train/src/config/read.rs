@@ -1,9 +1,19 @@
 //! YAML to values: overrides, presets and what differs from them.
 
+use std::path::PathBuf;
+
+use olmo_data::official::MaxDuration;
+use olmo_data::{TokenDataset, TokenDtype};
 use olmo_model::{ModelConfig, presets};
 use serde::Deserialize;
 use serde::de::Error as _;
 use serde_json::Value;
+
+/// The values of a YAML file. As in the original's reader, `y`, `n`, `on` and `off` are texts.
+pub(super) fn yaml(text: &str) -> Result<Value, String> {
+    let options = serde_saphyr::options! { strict_booleans: true };
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| error.to_string())
+}
 
 /// Reads an architecture, a preset's fields replaced by those given beside its name.
 pub(super) fn model_config<'de, D: serde::Deserializer<'de>>(
@@ -36,7 +46,7 @@ fn merge(into: &mut Value, from: Value) {
 }
 
 /// Sets the value at a dotted path; missing maps on the way are made.
-pub(super) fn apply_override(value: &mut Value, text: &str) -> Result<(), String> {
+pub(crate) fn apply_override(value: &mut Value, text: &str) -> Result<(), String> {
     let (path, new) = text
         .split_once('=')
         .ok_or_else(|| format!("{text:?} is no override, expected key.path=value"))?;
@@ -60,4 +70,71 @@ pub(super) fn apply_override(value: &mut Value, text: &str) -> Result<(), String
     }
     *at = new;
     Ok(())
+}
+
+/// Turns a `max_duration` of tokens or epochs into steps: the last step is the one with which the
+/// tokens are reached. A schedule in tokens that has no end of its own gets that of the run, exactly.
+pub(super) fn resolve_duration(value: &mut Value) -> Result<(), String> {
+    let Some(text @ Value::String(_)) = value.get("max_duration") else { return Ok(()) };
+    let duration = MaxDuration::parse(text).ok_or_else(|| {
+        format!("max_duration is {text}, expected steps (739_328), tokens (2e12T) or epochs (2ep)")
+    })?;
+    let count = |value: Option<&Value>, name: &str| {
+        let count = value.and_then(Value::as_u64).filter(|count| *count > 0);
+        count.ok_or_else(|| format!("max_duration is {text}, which needs a whole number as {name}"))
+    };
+    let batch = || count(value.get("global_train_batch_size"), "global_train_batch_size");
+    let steps = match duration {
+        MaxDuration::Steps(steps) => steps,
+        MaxDuration::Tokens(tokens) => {
+            let seq = count(value.pointer("/data/sequence_length"), "data.sequence_length")?;
+            tokens.div_ceil(batch()?.saturating_mul(seq))
+        }
+        MaxDuration::Epochs(epochs) => epochs.saturating_mul(n_instances(value)? / batch()?),
+    };
+    if let (MaxDuration::Tokens(tokens), Some(scheduler)) =
+        (duration, value.get_mut("scheduler").and_then(Value::as_object_mut))
+    {
+        end_with_the_run(scheduler, tokens);
+    }
+    value["max_duration"] = steps.into();
+    Ok(())
+}
+
+fn end_with_the_run(scheduler: &mut serde_json::Map<String, Value>, tokens: u64) {
+    let is_in_tokens = scheduler.get("units").and_then(Value::as_str) == Some("tokens");
+    let may_end_elsewhere = scheduler.get("name").and_then(Value::as_str).is_some_and(|schedule| {
+        ["cosine", "linear", "half_cosine", "max_"].iter().any(|name| schedule.starts_with(name))
+    });
+    if is_in_tokens && may_end_elsewhere && scheduler.get("t_max").is_none_or(Value::is_null) {
+        scheduler.insert("t_max".to_owned(), tokens.into());
+    }
+}
+
+/// Instances of the token files, which must be there for a duration in epochs.
+fn n_instances(value: &Value) -> Result<u64, String> {
+    #[derive(Deserialize)]
+    struct Files {
+        paths: Vec<PathBuf>,
+        #[serde(default)]
+        memmap_dtype: TokenDtype,
+        sequence_length: usize,
+    }
+    let mut data = value.get("data").cloned().unwrap_or_default();
+    let dataset = data.pointer("/dataset/name").and_then(Value::as_str);
+    if let Some(dataset) = dataset.filter(|name| *name != "fsl") {
+        return Err(format!(
+            "max_duration is in epochs, whose steps are not known before {dataset} is made; expected steps or tokens"
+        ));
+    }
+    if let Some(fields) = data.as_object_mut() {
+        fields.retain(|name, _| {
+            ["paths", "memmap_dtype", "sequence_length"].contains(&name.as_str())
+        });
+    }
+    let Files { paths, memmap_dtype, sequence_length } =
+        serde_json::from_value(data).map_err(|error| format!("data: {error}"))?;
+    let dataset = TokenDataset::open(&paths, memmap_dtype, sequence_length)
+        .map_err(|error| format!("max_duration is in epochs, which needs the data: {error}"))?;
+    Ok(dataset.len() as u64)
 }

@@ -16,7 +16,7 @@ max_duration: 20
 save_interval: 10
 ";
 
-fn parse(overrides: &[&str]) -> Result<TrainConfig, Error> {
+pub(crate) fn parse(overrides: &[&str]) -> Result<TrainConfig, Error> {
     let overrides: Vec<_> = overrides.iter().map(ToString::to_string).collect();
     TrainConfig::parse(YAML, &overrides, "test.yaml")
 }

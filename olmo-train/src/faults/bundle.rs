@@ -163,7 +163,7 @@ pub fn replay(dir: &Path, device: &Device) -> Result<Replay, Error> {
         Ok(TensorData::new(values, parameter.shape.clone()))
     })?;
     model.check_tokens(&batch.tokens)?;
-    let (losses, n_labels, mut gradients) = batch_gradients(&config, &model, &batch);
+    let (losses, divisor, mut gradients) = batch_gradients(&config, &model, &batch);
     let total_grad_norm = olmo_optim::global_norm(gradients.iter().map(|(_, sum)| sum))?.value();
     let paths = config.model.parameters().into_iter().map(|parameter| parameter.path);
     let parameters = paths
@@ -176,6 +176,6 @@ pub fn replay(dir: &Path, device: &Device) -> Result<Replay, Error> {
             ReplayedParameter { path, grad_norm: squares.sqrt(), n_bad_gradients, n_bad_weights }
         })
         .collect();
-    let cross_entropy = losses.cross_entropy / n_labels;
+    let cross_entropy = losses.cross_entropy / divisor;
     Ok(Replay { step, fault, cross_entropy, total_grad_norm, parameters })
 }

@@ -11,6 +11,7 @@
 
 mod batch;
 mod chain;
+mod clip;
 mod gradients;
 
 use olmo_model::RouterWeights;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use batch::batch_gradients;
 pub use chain::micro_batch;
+pub(crate) use clip::{Clipping, clip};
 pub use gradients::Gradients;
 
 /// What a micro-batch's forward and backward pass depend on besides model and data.

@@ -1,5 +1,6 @@
 //! `olmo train`: a configuration, trained.
 
+mod dry_run;
 mod evaluate;
 mod memory;
 #[cfg(feature = "net")]
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use clap::Args;
 use olmo_train::metrics::measure_peak_flops;
+use olmo_train::official::Note;
 use olmo_train::{Outcome, TrainConfig, Trainer};
 
 pub(crate) use self::memory::OutOfMemory;
@@ -24,6 +26,10 @@ use crate::output;
 #[command(after_help = "Examples:
   olmo train configs/small.yaml
   olmo train configs/small.yaml max_duration=200 optimizer.learning_rate=1e-3
+  olmo train OLMo-1B.yaml 'data.paths=[part-0.npy]' save_folder=runs/1b
+  olmo train configs/olmo2-7b-stage1.yaml --dry-run --devices 1024
+
+CONFIG.yaml is ours or the original trainer's, as it is; what of that has no effect here is said.
 
 Ctrl-C or SIGTERM finishes the step and saves; the same command goes on from there.")]
 pub(crate) struct Train {
@@ -36,11 +42,34 @@ pub(crate) struct Train {
     /// Print each step's metrics as a line of JSON
     #[arg(long)]
     json: bool,
+    /// Print the resolved configuration, and what the run takes: memory, FLOPs, days, energy
+    #[arg(long)]
+    dry_run: bool,
+    /// Devices that days, memory and energy are reckoned for, with --dry-run
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    devices: u32,
+    /// Part of the device's peak FLOPs that is made use of, with --dry-run
+    #[arg(long, value_name = "PART", default_value_t = 0.4, value_parser = part)]
+    mfu: f64,
+}
+
+/// A number above 0 and at most 1.
+fn part(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
+    let fine = number > 0.0 && number <= 1.0;
+    if fine { Ok(number) } else { Err("expected a number above 0 and at most 1".to_owned()) }
 }
 
 impl Train {
     pub(crate) fn run(&self, device: DeviceName) -> Result<()> {
-        let config = TrainConfig::read(&self.config, &self.overrides)?;
+        let (config, notes) = TrainConfig::read_noting(&self.config, &self.overrides)?;
+        for Note { field, reason } in notes {
+            output::complain(&format!("{field} has no effect here, because {reason}"));
+        }
+        if self.dry_run {
+            let machine = dry_run::Machine { n_devices: self.devices as usize, mfu: self.mfu };
+            return dry_run::print(&config, machine, self.json);
+        }
         let (device, name) = (device.open()?, device);
         memory::check(&config, name)?;
         let mut trainer = Trainer::new(config, &device)?;
@@ -73,6 +102,10 @@ pub(super) fn run(trainer: &mut Trainer, interrupt: &Interrupt, json: bool) -> R
     shown.finish()?;
     match outcome {
         Outcome::Finished => Ok(()),
+        Outcome::LossRose => {
+            output::complain("the loss rose by more than early_stopping_factor, so the run ends");
+            Ok(())
+        }
         Outcome::Interrupted => {
             bail!(Stopped { step: trainer.global_step(), max_steps: trainer.config().max_duration })
         }

@@ -1,0 +1,177 @@
+//! What a configuration says about one step: its learning rate and what its gradients may be.
+
+use olmo_optim::GradNormLimit;
+use serde::{Deserialize, Serialize};
+
+use super::{ScheduleUnits, TrainConfig};
+
+/// Whose behaviour is followed where ours is another on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compat {
+    /// The sound one.
+    #[default]
+    None,
+    /// That of ai2-olmo 0.6.0, mistakes included:
+    ///
+    /// - losses are divided by all tokens of the batch, where only those with a label have one;
+    /// - the z-loss's factor is 1e-4 whatever is configured;
+    /// - the limit of the gradient norm is that of the step before, and in the first step knows no
+    ///   warmup;
+    /// - adaptive clipping sees query, key and value as one parameter, and gate and up projection.
+    Olmo,
+}
+
+/// Where a run stands with a step it is about to make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// The step, from 1.
+    pub step: u64,
+    /// Tokens before it.
+    pub tokens_before: u64,
+    /// Tokens with it.
+    pub tokens: u64,
+}
+
+/// The factor that ai2-olmo's z-loss has.
+const OLMO_Z_LOSS: f64 = 1e-4;
+
+impl TrainConfig {
+    /// The learning rate of a step.
+    pub fn learning_rate_at(&self, at: Position) -> f64 {
+        let peak = self.optimizer.learning_rate;
+        let (now, end) = match self.scheduler.units {
+            ScheduleUnits::Steps => (at.step, self.max_duration),
+            ScheduleUnits::Tokens => (at.tokens, self.max_tokens(at)),
+        };
+        self.scheduler.schedule.at(peak, now, end)
+    }
+
+    /// Tokens of the whole run, as they are known at a step.
+    fn max_tokens(&self, at: Position) -> u64 {
+        at.tokens + self.max_duration.saturating_sub(at.step) * self.tokens_per_step()
+    }
+
+    /// Whether a step lies behind the warmup of the learning rate.
+    pub fn is_warm_at(&self, at: Position) -> bool {
+        let warmup = |end| self.scheduler.schedule.warmup_length(end);
+        match self.scheduler.units {
+            ScheduleUnits::Steps => at.step > warmup(self.max_duration),
+            ScheduleUnits::Tokens => at.tokens > warmup(self.max_tokens(at)),
+        }
+    }
+
+    /// The largest norm of all gradients together in a step.
+    pub fn max_grad_norm_at(&self, at: Position) -> Option<f64> {
+        self.max_grad_norm.map(|max_norm| self.limit_at(max_norm, at))
+    }
+
+    /// How many times its average the norm of one gradient may be in a step.
+    pub fn max_grad_norm_ratio_at(&self, at: Position) -> Option<f64> {
+        self.max_grad_norm_ratio.map(|ratio| self.limit_at(ratio, at))
+    }
+
+    fn limit_at(&self, limit: f64, at: Position) -> f64 {
+        let (step, tokens) = match self.compat {
+            Compat::None => (at.step, at.tokens),
+            // Limits are set after the gradients are clipped, for the step that follows.
+            Compat::Olmo if at.step > 1 => (at.step - 1, at.tokens_before),
+            Compat::Olmo => return limit,
+        };
+        let now = match self.scheduler.units {
+            ScheduleUnits::Steps => step,
+            ScheduleUnits::Tokens => tokens,
+        };
+        self.grad_norm_limit(limit).at(now)
+    }
+
+    /// The warmup of a limit.
+    pub(super) fn grad_norm_limit(&self, limit: f64) -> GradNormLimit {
+        GradNormLimit {
+            max_norm: limit,
+            warmup_steps: self.scheduler.grad_clip_warmup_steps,
+            warmup_factor: self.scheduler.grad_clip_warmup_factor,
+        }
+    }
+
+    /// The factor of the z-loss in the objective.
+    pub fn z_loss_factor(&self) -> f64 {
+        match self.compat {
+            Compat::Olmo if self.z_loss > 0.0 => OLMO_Z_LOSS,
+            _ => self.z_loss,
+        }
+    }
+
+    /// What the summed losses of a batch are divided by.
+    pub fn loss_divisor(&self, n_labels: usize, n_tokens: usize) -> f64 {
+        match self.compat {
+            Compat::None => n_labels as f64,
+            Compat::Olmo => n_tokens as f64,
+        }
+    }
+
+    /// The last step to be made by a process that begins after `start` steps.
+    pub fn last_step(&self, start: u64) -> u64 {
+        let stop_after = self.stop_after.map_or(u64::MAX, |n| start.saturating_add(n));
+        self.max_duration.min(self.stop_at.unwrap_or(u64::MAX)).min(stop_after)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::parse;
+
+    fn at(step: u64, tokens_per_step: u64) -> Position {
+        let tokens = step * tokens_per_step;
+        Position { step, tokens_before: tokens - tokens_per_step, tokens }
+    }
+
+    #[test]
+    fn a_schedule_in_tokens_is_that_in_steps() {
+        let steps = parse(&["scheduler={name: linear_with_warmup, t_warmup: 5}"]).expect("sound");
+        let tokens =
+            parse(&["scheduler={name: linear_with_warmup, units: tokens, t_warmup: 2560}"])
+                .expect("sound");
+        for step in 1..=20 {
+            let [a, b] = [&steps, &tokens].map(|config| config.learning_rate_at(at(step, 512)));
+            assert!((a - b).abs() <= 1e-15, "step {step}: {a:e} and {b:e}");
+            assert_eq!(steps.is_warm_at(at(step, 512)), step > 5);
+            assert_eq!(tokens.is_warm_at(at(step, 512)), step > 5);
+        }
+    }
+
+    #[test]
+    fn the_original_trainer_clips_by_the_limit_of_the_step_before() {
+        let scheduler =
+            "scheduler={name: constant, grad_clip_warmup_steps: 3, grad_clip_warmup_factor: 10}";
+        let limits = |compat: &str| -> Vec<u64> {
+            let config = parse(&[scheduler, "max_grad_norm=1", compat]).expect("sound");
+            let limit = |step| config.max_grad_norm_at(at(step, 512)).expect("a limit") as u64;
+            (1..=6).map(limit).collect()
+        };
+        assert_eq!(limits("compat=none"), [10, 10, 10, 1, 1, 1]);
+        assert_eq!(limits("compat=olmo"), [1, 10, 10, 10, 1, 1]);
+    }
+
+    #[test]
+    fn the_original_trainer_divides_by_all_tokens_and_has_its_own_z_loss() {
+        let config = parse(&["z_loss=1e-5", "compat=olmo"]).expect("sound");
+        assert!((config.z_loss_factor() - 1e-4).abs() < 1e-18);
+        assert!((config.loss_divisor(30, 32) - 32.0).abs() < 1e-12);
+        let config = parse(&["z_loss=1e-5"]).expect("sound");
+        assert!((config.z_loss_factor() - 1e-5).abs() < 1e-18);
+        assert!((config.loss_divisor(30, 32) - 30.0).abs() < 1e-12);
+        assert!(parse(&["compat=olmo"]).expect("sound").z_loss_factor().abs() < 1e-18);
+    }
+
+    #[test]
+    fn a_run_stops_where_it_is_told() {
+        let last = |overrides: &[&str], start| parse(overrides).expect("sound").last_step(start);
+        assert_eq!(last(&[], 0), 20);
+        assert_eq!(last(&["stop_at=7"], 3), 7);
+        assert_eq!(last(&["stop_after=7"], 3), 10);
+        assert_eq!(last(&["stop_after=7", "stop_at=9"], 3), 9);
+        assert_eq!(last(&["stop_at=30"], 0), 20);
+    }
+}

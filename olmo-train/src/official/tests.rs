@@ -1,0 +1,120 @@
+//! Tests of the translation; those against the reference are in tests/tests/trainer.rs.
+
+use serde_json::json;
+
+use super::*;
+use crate::TrainConfig;
+
+const YAML: &str = "
+run_name: small
+model: {d_model: 32, n_heads: 4, n_layers: 2, mlp_hidden_size: 64, weight_tying: false, rope: true,
+  attention_dropout: 0, residual_dropout: 0.0, embedding_dropout: 0, include_bias: false,
+  layer_norm_type: default, layer_norm_with_affine: false, attention_layer_norm: false,
+  activation_type: swiglu, block_type: sequential, max_sequence_length: 16, vocab_size: 64,
+  embedding_size: 64, eos_token_id: 0, pad_token_id: 1, init_fn: mitchell}
+optimizer: {name: adamw, learning_rate: 1e-3}
+scheduler: {name: cosine_with_warmup, t_warmup: 1_0}
+data: {paths: [a.npy], drop_last: true, num_workers: 4}
+save_folder: runs/${run_name}
+max_duration: 1_6e2T
+global_train_batch_size: 4
+device_train_microbatch_size: 2
+precision: fp32
+wandb: {project: x}
+compile: null
+";
+
+fn translated(overrides: &[&str]) -> Result<Translation, Error> {
+    let options = serde_saphyr::options! { strict_booleans: true };
+    let mut value: Value = serde_saphyr::from_str_with_options(YAML, options).expect("YAML");
+    for text in overrides {
+        crate::config::apply_override(&mut value, text).expect("an override");
+    }
+    assert!(is_official(&value));
+    translate(value, Path::new("run.yaml"))
+}
+
+fn message(overrides: &[&str]) -> String {
+    translated(overrides).expect_err("cannot be followed").to_string()
+}
+
+#[test]
+fn fields_become_ours_with_the_defaults_of_the_original() {
+    let overrides: Vec<String> = ["compat=olmo"].map(String::from).to_vec();
+    let config = TrainConfig::parse(YAML, &overrides, "run.yaml").expect("sound");
+    assert_eq!(config.max_duration, 1600_u64.div_ceil(64));
+    assert_eq!(config.save_folder, Path::new("runs/small"));
+    assert_eq!(config.data.sequence_length, 16);
+    assert!((config.optimizer.eps - 1e-5).abs() < 1e-20);
+    assert!((config.optimizer.weight_decay - 0.01).abs() < 1e-18);
+    assert_eq!(config.save_interval, 1000);
+    assert_eq!(config.compat, crate::config::Compat::Olmo);
+    assert_eq!(config.scheduler.schedule.warmup_length(100), 10);
+}
+
+#[test]
+fn what_has_no_effect_is_said() {
+    let notes = translated(&["gen1_gc_interval=1"]).expect("sound").notes;
+    let fields: Vec<&str> = notes.iter().map(|note| note.field.as_str()).collect();
+    assert_eq!(fields, ["data.num_workers", "wandb", "gen1_gc_interval"]);
+}
+
+#[test]
+fn what_cannot_be_followed_is_refused_with_the_reason() {
+    for (wrong, part) in [
+        ("model.attention_dropout=0.1", "there is no dropout here"),
+        ("precision=amp_fp16", "expected fp32 or amp_bf16"),
+        ("optimizer.selective_updates=true", "selective_updates"),
+        ("optimizer.name=sgd", "expected adamw or lionw"),
+        ("optimizer.momentum=1", "optimizer.momentum is no field"),
+        ("scheduler.warmup=1", "scheduler.warmup is no field"),
+        ("max_steps=3", "max_steps is no field"),
+        ("data.drop_last=false", "set it to true"),
+        ("load_path=x", "reset_optimizer_state=true"),
+        ("fast_forward_batches=3", "fast_forward_batches is 3"),
+        ("epoch=1", "epoch is 1"),
+        ("model.activation_type=gelu", "activation_type"),
+        ("model.init_fn=fan_in", "init_fn is fan_in"),
+    ] {
+        let message = message(&[wrong]);
+        assert!(message.contains(part), "{wrong}: {message}");
+    }
+    let both = message(&["precision=amp_bf16", "fsdp.precision=pure", "dry_run=true"]);
+    assert!(both.contains("a 250th") && both.contains("--dry-run"), "{both}");
+}
+
+#[test]
+fn legacy_names_and_resets_are_followed() {
+    let translation = translated(&[
+        "optimizer.name=decoupled_lionw",
+        "load_path=weights",
+        "reset_optimizer_state=true",
+        "restore_dataloader=false",
+    ])
+    .expect("sound");
+    assert_eq!(translation.config["optimizer"]["name"], "lionw");
+    assert_eq!(translation.config["load_path"], "weights");
+    let scheduler = &translation.config["scheduler"];
+    assert_eq!(
+        (&scheduler["name"], &scheduler["warmup_end"]),
+        (&json!("bolt_on_warmup"), &json!(10))
+    );
+    assert_eq!(scheduler["inner"]["name"], "cosine_with_warmup");
+}
+
+#[test]
+fn checkpoints_that_stay_are_the_unsharded_ones_where_there_are_any() {
+    let saves = |overrides: &[&str]| {
+        let config = translated(overrides).expect("sound").config;
+        ["save_interval", "save_interval_ephemeral", "save_num_checkpoints_to_keep"]
+            .map(|name| config.get(name).and_then(Value::as_u64))
+    };
+    let keep_none = "save_num_checkpoints_to_keep=0";
+    let (unsharded, ephemeral) = ("save_interval_unsharded=1000", "save_interval_ephemeral=250");
+    assert_eq!(saves(&[]), [Some(1000), None, None]);
+    assert_eq!(saves(&[keep_none, unsharded, ephemeral]), [Some(1000), Some(250), None]);
+    let many = "save_interval_unsharded=10_000";
+    assert_eq!(saves(&[many, "save_num_checkpoints_to_keep=9"]), [Some(10_000), Some(1000), None]);
+    assert_eq!(saves(&["save_num_checkpoints_to_keep=9"]), [Some(1000), None, Some(9)]);
+    assert!(message(&[keep_none]).contains("makes a checkpoint that is kept"));
+}

@@ -1,0 +1,158 @@
+//! A hundred steps of ai2-olmo's own `Trainer`, and a hundred of ours from the same configuration file,
+//! token file and weights; official configurations are read.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use burn::tensor::Device;
+use olmo_hub::{Dtype, HfExport, Special};
+use olmo_tests::{Golden, golden, hf_name, relative_difference, root, weights};
+use olmo_train::official::{self, Translation};
+use olmo_train::{Error, Observer, StepMetrics, TrainConfig, Trainer};
+
+/// Largest relative difference of a step's loss and z-loss. Measured: 3e-7.
+const LOSS: f64 = 1e-6;
+/// Of its gradient norm. Measured: 3e-6.
+const GRAD_NORM: f64 = 1e-5;
+/// Of a step's learning rate.
+const RATE: f64 = 1e-12;
+/// Of a parameter after the last step.
+const WEIGHTS: f64 = 1e-4;
+
+#[derive(Default)]
+struct Steps(Vec<StepMetrics>);
+
+impl Observer for Steps {
+    fn on_step(&mut self, metrics: &StepMetrics) {
+        self.0.push(*metrics);
+    }
+}
+
+fn follow(name: &str) {
+    let golden_run = Golden::open(&format!("trainer/{name}.safetensors"));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let start = folder.path().join("start");
+    let export = HfExport::new(Special::default(), Dtype::F32);
+    std::fs::create_dir(&start).expect("writable");
+    olmo_hub::save(&golden_run.model("initial.", &Device::flex()), &export, &start).expect("saves");
+
+    let overrides = [
+        format!("data.paths=[{}]", golden("trainer/tokens.npy").display()),
+        format!("save_folder={}", folder.path().join("run").display()),
+        "compat=olmo".to_owned(),
+        "save_async=false".to_owned(),
+    ];
+    let file = golden(&format!("trainer/{name}.yaml"));
+    let mut config = TrainConfig::read(&file, &overrides).expect("an official configuration");
+    config.load_path = Some(start);
+    let mut trainer = Trainer::new(config, &Device::flex()).expect("starts");
+    let mut steps = Steps::default();
+    trainer.run(&mut steps, &AtomicBool::new(false)).expect("runs");
+
+    assert_eq!(steps.0.len(), 100);
+    let expected = |quantity: &str| golden_run.floats(quantity);
+    let columns = [expected("loss"), expected("z_loss"), expected("grad_norm"), expected("lr")];
+    for (i, metrics) in steps.0.iter().enumerate() {
+        let z_loss = metrics.z_loss.expect("there is a z-loss");
+        let found = [metrics.cross_entropy, z_loss, metrics.total_grad_norm, metrics.learning_rate];
+        for (j, tolerance) in [LOSS, LOSS, GRAD_NORM, RATE].into_iter().enumerate() {
+            let (found, expected) = (found[j], columns[j][i]);
+            let off = (found - expected).abs() / expected.abs();
+            assert!(
+                off <= tolerance,
+                "{name}: step {}, quantity {j}: {found}, not {expected}",
+                i + 1
+            );
+        }
+    }
+    let family = golden_run.config().family;
+    for (path, values) in weights(trainer.model()) {
+        let expected = golden_run.f32(&format!("final.{}", hf_name(family, &path)));
+        let off = relative_difference(&values, &expected);
+        assert!(off <= WEIGHTS, "{name}: {path} after the last step: {off:e}");
+    }
+}
+
+#[test]
+fn a_run_of_olmo_is_that_of_the_original_trainer() {
+    follow("olmo");
+}
+
+#[test]
+fn a_run_of_olmo_2_is_that_of_the_original_trainer() {
+    follow("olmo2");
+}
+
+#[test]
+fn every_official_configuration_is_read_or_refused_with_the_reason() {
+    let folder = root().join("../shared/data/olmo-configs");
+    let Ok(entries) = std::fs::read_dir(&folder) else {
+        println!("skipped: every_official_configuration_is_read needs {}", folder.display());
+        return;
+    };
+    let mut n_read = 0;
+    for entry in entries {
+        let path = entry.expect("listed").path();
+        if path.extension() != Some("yaml".as_ref()) {
+            continue;
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let text = std::fs::read_to_string(&path).expect("readable");
+        let options = serde_saphyr::options! { strict_booleans: true };
+        let mut value: serde_json::Value =
+            serde_saphyr::from_str_with_options(&text, options).expect("YAML");
+        assert!(official::is_official(&value), "{name}");
+        value["save_folder"] = "runs/official".into();
+        let translated = official::translate(value.clone(), Path::new(&name));
+        match name.as_str() {
+            // Its data is made by Python code.
+            "custom_dataset_example.yaml" => {
+                assert!(matches!(translated, Err(Error::Data(_) | Error::Hub(_))), "{name}");
+            }
+            // RMS norms before attention, which no released model has.
+            "OLMo-20M.yaml" | "OLMo-150M.yaml" => {
+                let message = translated.expect_err("another architecture").to_string();
+                assert!(message.contains("layer_norm_type is rms"), "{message}");
+            }
+            // It goes on from a checkpoint with the optimizer's state, which is not read.
+            "OLMo2-7B-stage2-seed42.yaml" => {
+                let message = translated.expect_err("a load_path").to_string();
+                assert!(message.contains("reset_optimizer_state=true"), "{message}");
+                value["load_path"] = serde_json::Value::Null;
+                check(&name, official::translate(value, Path::new(&name)));
+                n_read += 1;
+            }
+            _ => {
+                check(&name, translated);
+                n_read += 1;
+            }
+        }
+    }
+    assert_eq!(n_read, 6);
+}
+
+fn check(name: &str, translated: Result<Translation, Error>) {
+    let Translation { config, notes } = translated.unwrap_or_else(|error| panic!("{error}"));
+    assert!(notes.iter().any(|note| note.field == "evaluators"), "{name}");
+    let model: olmo_model::ModelConfig =
+        serde_json::from_value(config["model"].clone()).expect("an architecture");
+    model.validate().expect("sound");
+    assert!(config["data"]["paths"].as_array().is_some_and(|paths| paths.len() > 10), "{name}");
+}
+
+#[test]
+fn the_runs_in_configs_are_sound() {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(root().join("configs")).expect("there") {
+        let path = entry.expect("listed").path();
+        if path.extension() != Some("yaml".as_ref()) {
+            continue;
+        }
+        let config = TrainConfig::read(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        assert_eq!(config.run_name, name);
+        assert!(config.tokens_per_step() * config.max_duration > 40_000_000_000, "{name}");
+        names.push(name);
+    }
+    assert_eq!(names.len(), 8, "{names:?}");
+}
