@@ -34,6 +34,12 @@ impl Interrupt {
         &self.0
     }
 
+    /// Asks to stop, as the user would.
+    #[cfg(all(feature = "tui", unix))]
+    pub(crate) fn ask(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
     pub(crate) fn is_asked(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }

@@ -1,5 +1,7 @@
 //! `olmo train`: a configuration, trained.
 
+#[cfg(all(feature = "tui", unix))]
+mod dashboard;
 mod dry_run;
 mod evaluate;
 mod memory;
@@ -7,9 +9,10 @@ mod memory;
 mod publish;
 mod shown;
 
+use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use clap::Args;
 use olmo_train::metrics::measure_peak_flops;
 use olmo_train::official::Note;
@@ -26,6 +29,7 @@ use crate::output;
 #[command(after_help = "Examples:
   olmo train configs/small.yaml
   olmo train configs/small.yaml max_duration=200 optimizer.learning_rate=1e-3
+  olmo train configs/small.yaml --tui
   olmo train OLMo-1B.yaml 'data.paths=[part-0.npy]' save_folder=runs/1b
   olmo train configs/olmo2-7b-stage1.yaml --dry-run --devices 1024
 
@@ -51,6 +55,10 @@ pub(crate) struct Train {
     /// Part of the device's peak FLOPs that is made use of, with --dry-run
     #[arg(long, value_name = "PART", default_value_t = 0.4, value_parser = part)]
     mfu: f64,
+    /// Show the run on the whole terminal: curves, log; q stops and saves
+    #[cfg(all(feature = "tui", unix))]
+    #[arg(long, conflicts_with = "json")]
+    tui: bool,
 }
 
 /// A number above 0 and at most 1.
@@ -61,7 +69,21 @@ fn part(text: &str) -> Result<f64, String> {
 }
 
 impl Train {
+    #[cfg(all(feature = "tui", unix))]
+    fn tui(&self) -> bool {
+        self.tui
+    }
+
+    #[cfg(not(all(feature = "tui", unix)))]
+    fn tui(&self) -> bool {
+        false
+    }
+
     pub(crate) fn run(&self, device: DeviceName) -> Result<()> {
+        ensure!(
+            !self.tui() || io::stdout().is_terminal(),
+            "--tui needs a terminal to draw on; leave it out where output goes to a file"
+        );
         let (config, notes) = TrainConfig::read_noting(&self.config, &self.overrides)?;
         for Note { field, reason } in notes {
             output::complain(&format!("{field} has no effect here, because {reason}"));
@@ -79,7 +101,9 @@ impl Train {
         if trainer.config().device_peak_flops.is_none() {
             trainer.set_peak_flops(measure_peak_flops(&device, trainer.config().precision));
         }
-        run(&mut trainer, &Interrupt::listen()?, self.json)?;
+        let interrupt = Interrupt::listen()?;
+        let shown = Shown::new(trainer.config(), &interrupt, self.json, self.tui())?;
+        run_shown(&mut trainer, &interrupt, shown)?;
         if self.json {
             return Ok(());
         }
@@ -97,7 +121,10 @@ impl Train {
 /// Runs a trainer to its end under a progress bar. An interruption is an error: nothing is lost,
 /// but what was asked for is not done.
 pub(super) fn run(trainer: &mut Trainer, interrupt: &Interrupt, json: bool) -> Result<()> {
-    let mut shown = Shown::new(trainer.config(), interrupt, json)?;
+    run_shown(trainer, interrupt, Shown::new(trainer.config(), interrupt, json, false)?)
+}
+
+fn run_shown(trainer: &mut Trainer, interrupt: &Interrupt, mut shown: Shown) -> Result<()> {
     let outcome = memory::explained(|| trainer.run(&mut shown, interrupt.flag()))?;
     shown.finish()?;
     match outcome {

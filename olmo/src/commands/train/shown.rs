@@ -10,6 +10,8 @@ use indicatif::ProgressBar;
 use olmo_model::Transformer;
 use olmo_train::{Evaluation, Observer, StepMetrics, TrainConfig};
 
+#[cfg(all(feature = "tui", unix))]
+use super::dashboard::Dashboard;
 use super::evaluate::Evaluators;
 #[cfg(feature = "net")]
 use super::publish::Publisher;
@@ -18,7 +20,10 @@ use crate::{output, progress};
 
 /// Shows a run as a bar, or prints its steps as JSON; measures and publishes as configured.
 pub(super) struct Shown {
+    /// Hidden where there is a dashboard.
     bar: ProgressBar,
+    #[cfg(all(feature = "tui", unix))]
+    dashboard: Option<Dashboard>,
     json: bool,
     evaluators: Evaluators,
     #[cfg(feature = "net")]
@@ -28,18 +33,32 @@ pub(super) struct Shown {
 }
 
 impl Shown {
-    pub(super) fn new(config: &TrainConfig, interrupt: &Interrupt, json: bool) -> Result<Self> {
+    pub(super) fn new(
+        config: &TrainConfig,
+        interrupt: &Interrupt,
+        json: bool,
+        tui: bool,
+    ) -> Result<Self> {
         #[cfg(not(feature = "net"))]
         anyhow::ensure!(
             config.push.is_none(),
             "push is there, but this build has no network; build with `--features net`"
         );
+        let evaluators = Evaluators::open(config, interrupt)?;
+        #[cfg(feature = "net")]
+        let publisher = config.push.as_ref().map(Publisher::start).transpose()?;
+        let bar = if tui { ProgressBar::hidden() } else { progress::steps(config.max_duration) };
+        #[cfg(all(feature = "tui", unix))]
+        let open = || Dashboard::open(&config.run_name, config.max_duration, interrupt.clone());
         Ok(Self {
-            bar: progress::steps(config.max_duration),
+            bar,
+            // The last, since it takes the terminal that errors go to.
+            #[cfg(all(feature = "tui", unix))]
+            dashboard: tui.then(open).transpose()?,
             json,
-            evaluators: Evaluators::open(config, interrupt)?,
+            evaluators,
             #[cfg(feature = "net")]
-            publisher: config.push.as_ref().map(Publisher::start).transpose()?,
+            publisher,
             broken: None,
         })
     }
@@ -47,6 +66,8 @@ impl Shown {
     /// Ends the showing; what could not be printed or published is an error.
     pub(super) fn finish(self) -> Result<()> {
         self.bar.finish_and_clear();
+        #[cfg(all(feature = "tui", unix))]
+        drop(self.dashboard);
         #[cfg(feature = "net")]
         if let Some(publisher) = self.publisher {
             publisher.finish()?;
@@ -57,8 +78,25 @@ impl Shown {
         }
     }
 
+    /// What a user should know.
     fn say(&self, text: &str) {
+        #[cfg(all(feature = "tui", unix))]
+        if let Some(dashboard) = &self.dashboard {
+            dashboard.say(text);
+            return;
+        }
         self.bar.suspend(|| output::complain(text));
+    }
+
+    /// What is good to know where someone watches.
+    fn mention(&self, text: &str) {
+        #[cfg(all(feature = "tui", unix))]
+        if let Some(dashboard) = &self.dashboard {
+            dashboard.say(text);
+        }
+        if !self.bar.is_hidden() {
+            self.bar.println(text);
+        }
     }
 }
 
@@ -66,9 +104,17 @@ impl Observer for Shown {
     fn on_start(&mut self, step: u64, _: u64) {
         self.bar.set_position(step);
         self.bar.reset_eta();
+        #[cfg(all(feature = "tui", unix))]
+        if let Some(dashboard) = &self.dashboard {
+            dashboard.start_at(step);
+        }
     }
 
     fn on_step(&mut self, metrics: &StepMetrics) {
+        #[cfg(all(feature = "tui", unix))]
+        if let Some(dashboard) = &self.dashboard {
+            dashboard.step(metrics);
+        }
         self.bar.set_position(metrics.step);
         let mut message = format!(
             "loss {:.3}  lr {:.1e}  {:.0} tokens/s",
@@ -91,18 +137,13 @@ impl Observer for Shown {
     }
 
     fn on_scores(&mut self, step: u64, scores: &BTreeMap<String, f64>) {
-        if self.bar.is_hidden() {
-            return;
-        }
         for (name, value) in scores.iter().filter(|(name, _)| name.ends_with("Loss")) {
-            self.bar.println(format!("step {step}  {name} {value:.4}"));
+            self.mention(&format!("step {step}  {name} {value:.4}"));
         }
     }
 
     fn on_checkpoint(&mut self, path: &Path) {
-        if !self.bar.is_hidden() {
-            self.bar.println(format!("saved {}", path.display()));
-        }
+        self.mention(&format!("saved {}", path.display()));
         #[cfg(feature = "net")]
         if let Some(publisher) = &self.publisher
             && let Err(error) = publisher.send(path)
