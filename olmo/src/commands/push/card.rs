@@ -9,6 +9,8 @@ use olmo_hub::ModelFolder;
 use olmo_hub::hub::Repo;
 use serde_json::{Map, Value};
 
+use crate::commands::report::metric_chart;
+use crate::commands::report::run::Run;
 use crate::output;
 
 /// Rows of the table of measurements.
@@ -22,8 +24,28 @@ const SHOWN: [&str; 4] = [
     "throughput/total_tokens",
 ];
 
+/// The curve of the loss, beside the card that shows it.
+const CURVE: &str = "loss.svg";
+
+/// A README.md, and the curve that it shows where the folder is a run's checkpoint.
+pub(crate) fn files(folder: &ModelFolder, repo: &Repo) -> Result<Vec<(String, Vec<u8>)>> {
+    let curve = run_of(folder.path()).and_then(|run| Run::read(&run).ok()).map(|run| {
+        let svg = metric_chart(&[run], "train/CrossEntropyLoss");
+        (CURVE.to_owned(), svg.into_bytes())
+    });
+    let mut text = text(folder, repo)?;
+    if curve.is_some() {
+        writeln!(
+            text,
+            "\n## Loss\n\nCross-entropy in nats per token, by step:\n\n![loss]({CURVE})"
+        )?;
+    }
+    let card = ("README.md".to_owned(), text.into_bytes());
+    Ok(std::iter::once(card).chain(curve).collect())
+}
+
 /// The text of a README.md.
-pub(crate) fn text(folder: &ModelFolder, repo: &Repo) -> Result<String> {
+fn text(folder: &ModelFolder, repo: &Repo) -> Result<String> {
     let config = folder.model_config();
     let mut text = String::new();
     writeln!(

@@ -76,7 +76,7 @@ impl Push {
         let folder = ModelFolder::open(&self.dir)?;
         let mut extra = Vec::new();
         if !self.dir.join("README.md").exists() {
-            extra.push(("README.md".to_owned(), card::text(&folder, &repo)?.into_bytes()));
+            extra = card::files(&folder, &repo)?;
         }
         let settings = Settings::from_env();
         let request = Request {
@@ -133,7 +133,7 @@ impl Report {
             output::line(format!("  {:>10}  {}{made}", output::bytes(file.size), file.path))?;
         }
         output::line(format!("{} in all; nothing was sent", output::bytes(self.bytes)))?;
-        for (name, content) in extra {
+        for (name, content) in extra.iter().filter(|(name, _)| name == "README.md") {
             output::line(format!("\n{name}:\n{}", String::from_utf8_lossy(content)))?;
         }
         Ok(())

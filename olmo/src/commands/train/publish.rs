@@ -94,12 +94,12 @@ impl Queued {
     fn push(&self, repo: &Repo, settings: &Settings, private: bool) -> Result<()> {
         let repo = with_revision(repo, Some(&self.branch))?;
         let folder = ModelFolder::open(&self.links)?;
-        let card = card::text(&folder, &repo)?.into_bytes();
+        let card = card::files(&folder, &repo)?;
         let request = Push {
             repo: &repo,
             settings,
             dir: &self.links,
-            extra: &[("README.md".to_owned(), card)],
+            extra: &card,
             message: &self.branch,
             private,
         };
