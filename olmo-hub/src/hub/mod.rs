@@ -11,11 +11,13 @@ mod client;
 mod download;
 mod error;
 mod known;
+mod large;
 mod pull;
 mod push;
 mod repo;
 mod revisions;
 mod settings;
+mod uploads;
 
 pub use error::HubError;
 pub use pull::{Event, Pull, Pulled, pull};

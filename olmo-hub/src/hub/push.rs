@@ -1,21 +1,19 @@
 //! A folder to a repository: large files by git-lfs, in parts, then one commit.
 //!
-//! What the Hub has already is not sent again, so a push that was cut goes on with the files that
-//! are missing. Protocol: `_commit_api.py` and `lfs.py` of `huggingface_hub` 1.33.
+//! What the Hub has already is not sent again, so a push that was cut goes on with the files and the
+//! parts of files that are missing. Protocol: `_commit_api.py` and `lfs.py` of `huggingface_hub` 1.33.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use ureq::SendBody;
 
-use super::client::{Answer, Client, LFS, Request, escaped};
-use super::download::{Hash, hash_of};
+use super::client::{Answer, Client, escaped};
 use super::error::HubError;
 use super::pull::commit_of;
 use super::repo::Repo;
@@ -165,22 +163,23 @@ fn walk(dir: &Path, prefix: &str, found: &mut BTreeMap<String, Planned>) -> Resu
     Ok(())
 }
 
-struct Sender<'a> {
-    client: &'a Client,
-    request: &'a Push<'a>,
+/// A push under way.
+pub(super) struct Sender<'a> {
+    pub(super) client: &'a Client,
+    pub(super) request: &'a Push<'a>,
 }
 
 impl Sender<'_> {
-    fn repo(&self) -> &Repo {
+    pub(super) fn repo(&self) -> &Repo {
         self.request.repo
     }
 
-    fn api(&self, what: &str) -> String {
+    pub(super) fn api(&self, what: &str) -> String {
         let revision = escaped(self.repo().revision());
         self.client.url(&format!("/api/models/{}/{what}/{revision}", self.repo().id()))
     }
 
-    fn post_json(&self, url: &str, body: &Value) -> Result<Answer, HubError> {
+    pub(super) fn post_json(&self, url: &str, body: &Value) -> Result<Answer, HubError> {
         self.client.post(url, "application/json", body.to_string().as_bytes())
     }
 
@@ -236,120 +235,6 @@ impl Sender<'_> {
         Ok(modes)
     }
 
-    /// Sends one large file, unless the Hub has it; its hash, and the bytes that were sent.
-    fn large(&self, file: &Planned, progress: &mut impl FnMut(u64)) -> Result<(String, u64)> {
-        let Some(path) = &file.source else {
-            let problem = format!("it wants {} by git-lfs, which is made here", file.path);
-            return Err(Error::Hub(HubError::Protocol { url: self.api("preupload"), problem }));
-        };
-        let oid = hash_of(path, &Hash::Sha256(String::new()), file.size)?;
-        let action = self.batch(&oid, file.size).map_err(Error::Hub)?;
-        let Some(upload) = action.upload else {
-            progress(file.size);
-            return Ok((oid, 0));
-        };
-        let part_size = upload.header.get("chunk_size").and_then(whole).unwrap_or(file.size.max(1));
-        let mut parts: Vec<(u64, &str)> = upload
-            .header
-            .iter()
-            .filter_map(|(name, url)| Some((name.parse().ok()?, url.as_str()?)))
-            .collect();
-        parts.sort_unstable();
-        if parts.is_empty() {
-            self.put(path, 0, file.size, &upload.href, &upload.plain_headers())?;
-            progress(file.size);
-        } else {
-            self.multipart(path, file.size, part_size, &parts, &oid, &upload.href, progress)?;
-        }
-        if let Some(verify) = action.verify {
-            let body = json!({ "oid": oid, "size": file.size });
-            let answer = self.post_json(&verify.href, &body);
-            answer.and_then(|answer| self.client.check(answer, self.repo())).map_err(Error::Hub)?;
-        }
-        Ok((oid, file.size))
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "one upload, described by what the Hub answered")]
-    fn multipart(
-        &self,
-        path: &Path,
-        size: u64,
-        part_size: u64,
-        parts: &[(u64, &str)],
-        oid: &str,
-        completion: &str,
-        progress: &mut impl FnMut(u64),
-    ) -> Result<()> {
-        if part_size == 0 || parts.len() as u64 != size.div_ceil(part_size) {
-            let problem = format!("{} parts of {part_size} bytes for {size} bytes", parts.len());
-            let url = completion.to_owned();
-            return Err(Error::Hub(HubError::Protocol { url, problem }));
-        }
-        let mut done = Vec::new();
-        for (index, (number, url)) in parts.iter().enumerate() {
-            let start = index as u64 * part_size;
-            let n_bytes = part_size.min(size - start);
-            let etag = self.put(path, start, n_bytes, url, &[])?;
-            done.push(json!({ "partNumber": number, "etag": etag }));
-            progress(n_bytes);
-        }
-        let body = json!({ "oid": oid, "parts": done }).to_string();
-        let answer = self.client.post(completion, LFS, body.as_bytes());
-        let checked = answer.and_then(|answer| self.client.check(answer, self.repo()));
-        checked.map(drop).map_err(Error::Hub)
-    }
-
-    /// Sends a part of a file; what the storage calls it.
-    fn put(
-        &self,
-        path: &Path,
-        start: u64,
-        n_bytes: u64,
-        url: &str,
-        headers: &[(&str, String)],
-    ) -> Result<String> {
-        let mut all = vec![("content-length", n_bytes.to_string())];
-        all.extend(headers.iter().cloned());
-        let request = Request { method: "PUT", url, headers: &all };
-        let body = || -> io::Result<SendBody<'static>> {
-            let mut file = File::open(path)?;
-            file.seek(SeekFrom::Start(start))?;
-            Ok(SendBody::from_owned_reader(file.take(n_bytes)))
-        };
-        let answer = self.client.ask(request, body).map_err(Error::Hub)?;
-        let answer = self.client.check(answer, self.repo()).map_err(Error::Hub)?;
-        Ok(answer.header("etag").unwrap_or_default().to_owned())
-    }
-
-    fn batch(&self, oid: &str, size: u64) -> Result<Actions, HubError> {
-        #[derive(Deserialize)]
-        struct Batch {
-            objects: Vec<Object>,
-        }
-        #[derive(Deserialize)]
-        struct Object {
-            #[serde(default)]
-            actions: Actions,
-            #[serde(default)]
-            error: Option<Value>,
-        }
-        let url = self.client.url(&format!("/{}.git/info/lfs/objects/batch", self.repo().id()));
-        let body = json!({
-            "operation": "upload", "transfers": ["basic", "multipart"], "hash_algo": "sha256",
-            "objects": [{ "oid": oid, "size": size }],
-            "ref": { "name": self.repo().revision() },
-        });
-        let answer = self.client.post(&url, LFS, body.to_string().as_bytes())?;
-        let batch: Batch = self.client.check(answer, self.repo())?.json()?;
-        let protocol = |problem: String| HubError::Protocol { url: url.clone(), problem };
-        let object = batch.objects.into_iter().next();
-        let object = object.ok_or_else(|| protocol("it names no object".to_owned()))?;
-        match object.error {
-            Some(error) => Err(protocol(error.to_string())),
-            None => Ok(object.actions),
-        }
-    }
-
     fn commit(&self, lines: &[Value]) -> Result<(String, String), HubError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -363,33 +248,5 @@ impl Sender<'_> {
             self.client.post(&self.api("commit"), "application/x-ndjson", body.as_bytes())?;
         let committed: Committed = self.client.check(answer, self.repo())?.json()?;
         Ok((committed.commit_oid, committed.commit_url))
-    }
-}
-
-/// A number that is written as one, or as text.
-fn whole(value: &Value) -> Option<u64> {
-    value.as_u64().or_else(|| value.as_str()?.parse().ok())
-}
-
-/// What git-lfs says is to be done with an object; nothing where it is there.
-#[derive(Debug, Default, Deserialize)]
-struct Actions {
-    upload: Option<Action>,
-    verify: Option<Action>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Action {
-    href: String,
-    #[serde(default)]
-    header: BTreeMap<String, Value>,
-}
-
-impl Action {
-    fn plain_headers(&self) -> Vec<(&str, String)> {
-        self.header
-            .iter()
-            .filter_map(|(name, value)| Some((name.as_str(), value.as_str()?.to_owned())))
-            .collect()
     }
 }

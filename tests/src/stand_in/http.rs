@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::TcpStream;
+use std::thread;
+use std::time::Duration;
 
 /// The most bytes of a body: uploads in tests are small.
 const MAX_BODY: usize = 256 << 20;
@@ -124,6 +126,11 @@ impl Reply {
         self
     }
 
+    pub(crate) fn with_body(mut self, body: &[u8]) -> Self {
+        self.body = body.to_vec();
+        self
+    }
+
     /// The part of a file that is asked for, or all of it.
     pub(crate) fn file(mut self, content: &[u8], request: &Request) -> Self {
         let length = content.len();
@@ -140,12 +147,14 @@ impl Reply {
         self.with("content-range", format!("bytes {begin}-{}/{length}", end - 1))
     }
 
-    /// Sends the answer, up to `cut` bytes of its body; the bytes of the body that were sent.
+    /// Sends the answer, up to `cut` bytes of its body, and waits after each 64 KiB of it; the
+    /// bytes of the body that were sent.
     pub(super) fn write(
         &self,
         stream: &mut TcpStream,
         head_only: bool,
         cut: Option<usize>,
+        wait: Duration,
     ) -> Option<usize> {
         let mut head = format!("HTTP/1.1 {} status\r\n", self.status);
         for (name, value) in &self.headers {
@@ -157,8 +166,13 @@ impl Reply {
             return Some(0);
         }
         let n = cut.unwrap_or(self.body.len()).min(self.body.len());
-        stream.write_all(&self.body[..n]).ok()?;
-        stream.flush().ok()?;
+        for part in self.body[..n].chunks(1 << 16) {
+            stream.write_all(part).ok()?;
+            stream.flush().ok()?;
+            if !wait.is_zero() {
+                thread::sleep(wait);
+            }
+        }
         Some(n)
     }
 }

@@ -36,6 +36,8 @@ pub(crate) struct State {
     pub(crate) page: usize,
     /// Bytes of a part of an upload, `None` for uploads in one.
     pub(crate) part_size: Option<usize>,
+    /// What is answered instead, and to requests of which path.
+    instead: Option<(String, Vec<u8>)>,
 }
 
 /// Something that goes wrong with an answer.
@@ -54,6 +56,8 @@ pub enum FaultKind {
     Cut(usize),
     /// The answer takes so long.
     Delay(Duration),
+    /// So much time passes after each 64 KiB of the body.
+    Slow(Duration),
     /// The first byte of the body is another one.
     Corrupt,
     /// The answer is this status, with a wish to be asked again at once.
@@ -132,6 +136,18 @@ impl StandIn {
         self.lock().part_size = Some(n_bytes);
     }
 
+    /// Forgets the uploads in parts that have not ended, as storage does in time.
+    pub fn forget_uploads(&self) {
+        self.lock().store.uploads.clear();
+    }
+
+    /// Answers requests with these bytes from now on, where their path contains `path`; an empty
+    /// path answers as usual.
+    pub fn answer_with(&self, path: &str, body: &[u8]) {
+        let instead = (path.to_owned(), body.to_vec());
+        self.lock().instead = Some(instead).filter(|(path, _)| !path.is_empty());
+    }
+
     /// Lets something go wrong so many times.
     pub fn fail(&self, path: &str, kind: FaultKind, times: usize) {
         self.lock().faults.push((Fault { path: path.to_owned(), kind }, times));
@@ -176,7 +192,8 @@ impl StandIn {
                 *first ^= 0xFF;
             }
             let cut = if let Some(FaultKind::Cut(after)) = fault { Some(after) } else { None };
-            let n_sent = reply.write(&mut stream, request.method == "HEAD", cut);
+            let wait = if let Some(FaultKind::Slow(wait)) = fault { wait } else { Duration::ZERO };
+            let n_sent = reply.write(&mut stream, request.method == "HEAD", cut, wait);
             self.lock().log.push(Logged {
                 has_token: request.header("authorization").is_some(),
                 method: request.method,
@@ -193,6 +210,11 @@ impl StandIn {
 
     fn answer(&self, request: &Request) -> Reply {
         let mut state = self.lock();
+        if let Some((path, body)) = &state.instead
+            && request.path.contains(path)
+        {
+            return Reply::new(200).with_body(body);
+        }
         if request.method == "GET" || request.method == "HEAD" {
             answers::get(&state, &self.endpoint, request)
         } else {

@@ -62,13 +62,23 @@ pub(crate) struct Store {
     pub(crate) moved: BTreeMap<String, String>,
     /// Contents by SHA-256.
     pub(crate) large: BTreeMap<String, Arc<Vec<u8>>>,
-    /// Parts of uploads, by SHA-256 and number.
-    pub(crate) parts: BTreeMap<(String, usize), Vec<u8>>,
+    /// Parts of uploads that have not ended, by the upload and their number.
+    pub(crate) uploads: BTreeMap<String, BTreeMap<usize, Vec<u8>>>,
+    /// Uploads in parts that were begun so far.
+    n_uploads: usize,
     /// Contents that were asked to be looked at again after their upload.
     pub(crate) verified: BTreeSet<String>,
 }
 
 impl Store {
+    /// The name of a new upload in parts.
+    pub(crate) fn begin_upload(&mut self) -> String {
+        self.n_uploads += 1;
+        let name = format!("upload{}", self.n_uploads);
+        self.uploads.insert(name.clone(), BTreeMap::new());
+        name
+    }
+
     pub(crate) fn commit(&mut self, repo: &str, branch: &str, files: &[(&str, Vec<u8>)]) -> String {
         let contents: Files = files
             .iter()

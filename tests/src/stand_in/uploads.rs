@@ -36,13 +36,11 @@ pub(super) fn answer(state: &mut State, endpoint: &str, request: &Request) -> Re
             commit(state, endpoint, &format!("{owner}/{name}"), branch, &request.body)
         }
         [_, _, "info", "lfs", "objects", "batch"] => batch(state, endpoint, &body()),
-        ["storage", oid, number] => {
-            let Ok(number) = number.parse() else { return Reply::new(400) };
-            state.store.parts.insert((oid.to_owned(), number), request.body.clone());
-            Reply::new(200).with("etag", format!("\"part-{number}\""))
-        }
-        ["storage", oid] => keep(state, oid, request.body.clone()),
-        ["lfs", "complete", oid] => complete(state, oid, &body()),
+        ["storage", oid] => match request.query("uploadId") {
+            Some(upload) => part(state, &upload, request),
+            None => keep(state, oid, request.body.clone()),
+        },
+        ["lfs", "complete", oid, upload] => complete(state, oid, upload, &body()),
         ["lfs", "verify"] => {
             let oid = body()["oid"].as_str().unwrap_or_default().to_owned();
             let is_there = state.store.large.contains_key(&oid);
@@ -73,7 +71,20 @@ fn preupload(body: &Value) -> Reply {
     Reply::json(&json!({ "files": files.iter().map(mode).collect::<Value>() }))
 }
 
-fn batch(state: &State, endpoint: &str, body: &Value) -> Reply {
+/// Takes a part of an upload, as long as the upload is known.
+fn part(state: &mut State, upload: &str, request: &Request) -> Reply {
+    let number = request.query("partNumber").and_then(|number| number.parse().ok());
+    let Some(number) = number else { return Reply::new(400) };
+    let Some(parts) = state.store.uploads.get_mut(upload) else { return Reply::new(404) };
+    parts.insert(number, request.body.clone());
+    Reply::new(200).with("etag", tag(upload, number))
+}
+
+fn tag(upload: &str, number: usize) -> String {
+    format!("\"{upload}-{number}\"")
+}
+
+fn batch(state: &mut State, endpoint: &str, body: &Value) -> Reply {
     let objects = body["objects"].as_array().cloned().unwrap_or_default();
     let action = |object: &Value| {
         let (oid, size) = (object["oid"].as_str().unwrap_or_default(), object["size"].as_u64());
@@ -83,12 +94,16 @@ fn batch(state: &State, endpoint: &str, body: &Value) -> Reply {
         }
         let upload = match state.part_size.filter(|part| size > *part) {
             Some(part) => {
+                // Asked again, the Hub begins another upload.
+                let upload = state.store.begin_upload();
                 let mut header = json!({ "chunk_size": part.to_string() });
                 for number in 1..=size.div_ceil(part) {
-                    let key = format!("{number:05}");
-                    header[key] = format!("{endpoint}/storage/{oid}/{number}").into();
+                    let query = format!("partNumber={number}&uploadId={upload}");
+                    header[format!("{number:05}")] =
+                        format!("{endpoint}/storage/{oid}?{query}").into();
                 }
-                json!({ "href": format!("{endpoint}/lfs/complete/{oid}"), "header": header })
+                let href = format!("{endpoint}/lfs/complete/{oid}/{upload}");
+                json!({ "href": href, "header": header })
             }
             None => json!({ "href": format!("{endpoint}/storage/{oid}") }),
         };
@@ -101,16 +116,19 @@ fn batch(state: &State, endpoint: &str, body: &Value) -> Reply {
     )
 }
 
-fn complete(state: &mut State, oid: &str, body: &Value) -> Reply {
+fn complete(state: &mut State, oid: &str, upload: &str, body: &Value) -> Reply {
+    let Some(parts) = state.store.uploads.get(upload) else { return Reply::new(404) };
     let mut whole = Vec::new();
     for part in body["parts"].as_array().into_iter().flatten() {
         let number = part["partNumber"].as_u64().unwrap_or(0) as usize;
-        let expected = format!("\"part-{number}\"");
-        match state.store.parts.get(&(oid.to_owned(), number)) {
-            Some(bytes) if part["etag"].as_str() == Some(&expected) => whole.extend(bytes),
+        match parts.get(&number) {
+            Some(bytes) if part["etag"].as_str() == Some(&tag(upload, number)) => {
+                whole.extend(bytes);
+            }
             _ => return Reply::new(400),
         }
     }
+    state.store.uploads.remove(upload);
     keep(state, oid, whole)
 }
 
