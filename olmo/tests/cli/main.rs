@@ -13,6 +13,7 @@ use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+mod card;
 mod chat;
 mod errors;
 mod generate;
@@ -21,6 +22,7 @@ mod kills;
 mod quickstart;
 mod runs;
 mod text;
+mod verify;
 
 const FAMILIES: [&str; 11] = [
     "olmo-gqa-clip",

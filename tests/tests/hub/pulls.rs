@@ -1,15 +1,19 @@
 //! Pulls that are cut, corrupted, interrupted, run side by side, and on a full disk.
 
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use olmo_hub::hub::{self, Event, HubError, Pull, Repo, Settings};
-use olmo_hub::verify;
+use olmo_hub::{Conversion, Form, ModelFolder, convert, verify};
 use olmo_tests::golden;
 use olmo_tests::stand_in::{FaultKind, StandIn};
 
-use super::{REPO, assert_pulled, commit, hub_error, large, many_shards, olmo, pull, settings};
+use super::{
+    REPO, assert_pulled, commit, files_of, hub_error, large, many_shards, olmo, pull, settings,
+};
 use crate::faults::SmallDisk;
 
 #[test]
@@ -111,6 +115,41 @@ fn a_pull_that_was_stopped_goes_on_where_it_was() {
 }
 
 #[test]
+#[cfg(unix)]
+fn ctrl_c_stops_in_the_middle_of_a_file_and_the_next_run_goes_on() {
+    let (hub, cache, files) = (StandIn::start(), tempfile::tempdir().expect("a folder"), large());
+    commit(&hub, REPO, "main", &files);
+    hub.fail("/cdn/", FaultKind::Slow(Duration::from_millis(50)), 3);
+    let blobs = cache.path().join("models--allenai--OLMo-small/blobs");
+    let on_disk = || -> u64 {
+        let entries = std::fs::read_dir(&blobs).into_iter().flatten().flatten();
+        entries.filter_map(|entry| Some(entry.metadata().ok()?.len())).sum()
+    };
+    let child = olmo(&hub, cache.path(), &["pull", REPO]).spawn().expect("starts");
+    let start = Instant::now();
+    while on_disk() < 500_000 {
+        assert!(start.elapsed() < Duration::from_secs(60), "nothing came");
+        sleep(Duration::from_millis(5));
+    }
+    let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(interrupt.expect("kill is there").success());
+    let output = child.wait_with_output().expect("ends");
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("what was fetched stays"), "{message}");
+    let n_bytes: usize = files.iter().map(|(_, bytes)| bytes.len()).sum();
+    let n_there = on_disk();
+    assert!(n_there > 0 && n_there < n_bytes as u64 / 2, "{n_there} of {n_bytes}");
+    hub.clear_log();
+    let output = olmo(&hub, cache.path(), &["pull", REPO, "--json"]).output().expect("runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(report["bytes_fetched"], n_bytes as u64 - n_there);
+    assert_eq!(hub.n_sent() as u64, n_bytes as u64 - n_there);
+    assert_pulled(&pull(&settings(&hub, cache.path()), REPO).expect("there"), &files);
+}
+
+#[test]
 fn two_at_once_do_each_others_work() {
     let (hub, cache, files) = (StandIn::start(), tempfile::tempdir().expect("a folder"), large());
     commit(&hub, REPO, "main", &files);
@@ -173,4 +212,38 @@ fn a_repository_is_a_model_wherever_a_folder_is() {
     assert_eq!(slip.status.code(), Some(2));
     let message = String::from_utf8_lossy(&slip.stderr).into_owned();
     assert!(message.contains("did you mean allenai/OLMo-small"), "{message}");
+}
+
+#[test]
+fn a_repository_of_the_old_layout_is_a_model_too() {
+    let (hub, cache) = (StandIn::start(), tempfile::tempdir().expect("a folder"));
+    let dir = golden("original/olmo-tied-hf-olmo");
+    let mut files = files_of(&dir);
+    // What such a repository has besides.
+    files.push(("modeling_olmo.py".to_owned(), b"import hf_olmo\n".to_vec()));
+    files.push(("revisions.txt".to_owned(), b"step1000-tokens4B\n".to_vec()));
+    commit(&hub, "allenai/OLMo-7B", "main", &files);
+    let tokens = cache.path().join("tokens.json");
+    std::fs::write(&tokens, "[[1, 2, 3], [50, 7, 9]]").expect("writes");
+    let converted = cache.path().join("converted");
+    let folder = ModelFolder::open(&dir).expect("a golden folder");
+    let conversion = Conversion::to(Form::HuggingFace);
+    convert(&folder, &conversion, &converted, |_| ()).expect("converts");
+    let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+    let run = |model: &str| {
+        let arguments = ["generate", "--model", model, "--tokens", &text(&tokens), "--json"];
+        let arguments = [&arguments[..], &["--temperature", "0", "--ignore-eos"]].concat();
+        let output = olmo(&hub, cache.path(), &arguments).output().expect("runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let value: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        value["tokens"].clone()
+    };
+    let expected = run(&text(&converted));
+    assert_eq!(run("allenai/OLMo-7B"), expected);
+    assert!(expected[0].as_array().is_some_and(|row| row.len() > 3), "{expected}");
+    let pulled = pull(&settings(&hub, cache.path()), "allenai/OLMo-7B").expect("there");
+    assert_eq!(pulled.n_fetched, 0);
+    assert_eq!(pulled.files, ["config.json", "pytorch_model.bin"]);
+    let digest = |dir: &Path| verify(dir, |_| ()).expect("sound").digest.expect("whole");
+    assert_eq!(digest(&pulled.path), digest(&converted));
 }

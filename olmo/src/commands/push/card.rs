@@ -1,4 +1,7 @@
-//! A model card from what a run left: configuration, data, measurements and their curve.
+//! A model card from what a run left: configuration, data, measurements, energy, and their curves.
+//!
+//! The Hub shows no SVG that stands in the text, so each curve is a file of its own beside it. A
+//! checkpoint's card ends with its step, however far the run went on.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -9,9 +12,8 @@ use olmo_hub::ModelFolder;
 use olmo_hub::hub::Repo;
 use serde_json::{Map, Value};
 
-use crate::commands::report::metric_chart;
-use crate::commands::report::run::Run;
 use crate::output;
+use crate::page::chart::{Series, chart};
 
 /// Rows of the table of measurements.
 const ROWS: usize = 20;
@@ -24,28 +26,25 @@ const SHOWN: [&str; 4] = [
     "throughput/total_tokens",
 ];
 
-/// The curve of the loss, beside the card that shows it.
-const CURVE: &str = "loss.svg";
+/// What is drawn: name of the file, title, metric.
+const DRAWN: [(&str, &str, &str); 5] = [
+    ("loss", "Cross-entropy, nats per token", "train/CrossEntropyLoss"),
+    ("grad-norm", "Norm of the gradient", "optim/total_grad_norm"),
+    ("learning-rate", "Learning rate", "optim/learning_rate_group0"),
+    ("speed", "Tokens per second", "throughput/device/tokens_per_second"),
+    ("power", "Power of the devices, watts", "energy/device_watts"),
+];
 
-/// A README.md, and the curve that it shows where the folder is a run's checkpoint.
+/// A README.md, and the curves that it shows.
 pub(crate) fn files(folder: &ModelFolder, repo: &Repo) -> Result<Vec<(String, Vec<u8>)>> {
-    let curve = run_of(folder.path()).and_then(|run| Run::read(&run).ok()).map(|run| {
-        let svg = metric_chart(&[run], "train/CrossEntropyLoss");
-        (CURVE.to_owned(), svg.into_bytes())
-    });
-    let mut text = text(folder, repo)?;
-    if curve.is_some() {
-        writeln!(
-            text,
-            "\n## Loss\n\nCross-entropy in nats per token, by step:\n\n![loss]({CURVE})"
-        )?;
-    }
-    let card = ("README.md".to_owned(), text.into_bytes());
-    Ok(std::iter::once(card).chain(curve).collect())
+    let mut curves = Vec::new();
+    let text = text(folder, repo, &mut curves)?;
+    let mut files = vec![("README.md".to_owned(), text.into_bytes())];
+    files.append(&mut curves);
+    Ok(files)
 }
 
-/// The text of a README.md.
-fn text(folder: &ModelFolder, repo: &Repo) -> Result<String> {
+fn text(folder: &ModelFolder, repo: &Repo, curves: &mut Vec<(String, Vec<u8>)>) -> Result<String> {
     let config = folder.model_config();
     let mut text = String::new();
     writeln!(
@@ -70,8 +69,8 @@ fn text(folder: &ModelFolder, repo: &Repo) -> Result<String> {
     ] {
         writeln!(text, "| {name} | {value} |")?;
     }
-    if let Some(run) = run_of(folder.path()) {
-        describe_run(&run, &mut text)?;
+    if let Some((run, step)) = run_of(folder.path()) {
+        describe_run(&run, step, &mut text, curves)?;
     }
     writeln!(
         text,
@@ -80,17 +79,44 @@ fn text(folder: &ModelFolder, repo: &Repo) -> Result<String> {
     Ok(text)
 }
 
-/// The folder of the run that a checkpoint is of: `RUN/checkpoints/NAME`.
-fn run_of(checkpoint: &Path) -> Option<PathBuf> {
+/// The folder of the run that a checkpoint is of, `RUN/checkpoints/NAME`, and its step, the last
+/// where the name says none.
+fn run_of(checkpoint: &Path) -> Option<(PathBuf, u64)> {
     let checkpoint = checkpoint.canonicalize().ok()?;
     let run = checkpoint.parent().filter(|parent| parent.ends_with("checkpoints"))?.parent()?;
-    run.join("metrics.jsonl").exists().then(|| run.to_owned())
+    let name = checkpoint.file_name()?.to_str()?;
+    let digits = name.split_once("step").map_or("", |(_, rest)| {
+        rest.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default()
+    });
+    let step = digits.parse().unwrap_or(u64::MAX);
+    run.join("metrics.jsonl").exists().then(|| (run.to_owned(), step))
 }
 
-fn describe_run(run: &Path, text: &mut String) -> Result<()> {
-    let metrics = read_metrics(&run.join("metrics.jsonl"));
+fn describe_run(
+    run: &Path,
+    step: u64,
+    text: &mut String,
+    curves: &mut Vec<(String, Vec<u8>)>,
+) -> Result<()> {
+    let mut metrics = read_metrics(&run.join("metrics.jsonl"));
+    metrics.retain(|row| row.get("step").and_then(Value::as_u64).is_some_and(|at| at <= step));
     if let Some(last) = metrics.last() {
-        writeln!(text, "\n## Training\n\nAt the last step measured:\n\n| | |\n|---|---|")?;
+        writeln!(text, "\n## Training\n")?;
+        for (file, title, metric) in DRAWN {
+            let point = |row: &Map<String, Value>| {
+                Some((row.get("step")?.as_f64()?, row.get(metric)?.as_f64()?))
+            };
+            let points: Vec<_> = metrics.iter().filter_map(point).collect();
+            if points.is_empty() {
+                continue;
+            }
+            let name = format!("curves/{file}.svg");
+            let series = [Series { label: title, points }];
+            let svg = chart(&series, |value| number(&value.into()));
+            writeln!(text, "![{title}]({name})\n*{title}*\n")?;
+            curves.push((name, svg.into_bytes()));
+        }
+        writeln!(text, "At the last step measured:\n\n| | |\n|---|---|")?;
         for (name, value) in last.iter().filter(|(_, value)| value.is_number()) {
             writeln!(text, "| {name} | {} |", number(value))?;
         }
@@ -103,10 +129,29 @@ fn describe_run(run: &Path, text: &mut String) -> Result<()> {
                 writeln!(text, "| {} | {} |", cell("step"), cells.join(" | "))?;
             }
         }
+        describe_energy(last, text)?;
     }
     if let Ok(config) = fs::read_to_string(run.join("config.yaml")) {
         writeln!(text, "\n## Configuration and data\n\n```yaml\n{}\n```", config.trim_end())?;
     }
+    Ok(())
+}
+
+/// What the run drew up to this step, where it was measured.
+fn describe_energy(last: &Map<String, Value>, text: &mut String) -> Result<()> {
+    let Some(kwh) = last.get("energy/total_kWh").filter(|kwh| kwh.is_number()) else {
+        return Ok(());
+    };
+    write!(text, "\n## Energy\n\nThe devices drew {} kWh", number(kwh))?;
+    if let Some(co2) = last.get("energy/total_kgCO2e").filter(|co2| co2.is_number()) {
+        write!(
+            text,
+            ", which are {} kg CO2e with the power usage effectiveness and the carbon intensity of \
+             the configuration",
+            number(co2)
+        )?;
+    }
+    writeln!(text, ".")?;
     Ok(())
 }
 
@@ -116,9 +161,17 @@ fn read_metrics(path: &Path) -> Vec<Map<String, Value>> {
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
+/// Whole numbers whole, others with five digits that count.
 fn number(value: &Value) -> String {
     match value.as_f64() {
-        Some(real) if !value.is_u64() => format!("{real:.5}"),
+        Some(real) if !value.is_u64() => {
+            let size = real.abs();
+            if size == 0.0 || (1e-3..1e5).contains(&size) {
+                format!("{real:.5}")
+            } else {
+                format!("{real:.4e}")
+            }
+        }
         _ => value.to_string(),
     }
 }

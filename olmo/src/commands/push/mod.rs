@@ -15,8 +15,9 @@ use crate::{output, progress};
 
 /// Send a model folder or a run's checkpoint to the Hugging Face Hub
 ///
-/// A README.md is made from the run that the checkpoint is of, unless the folder has one. What the
-/// Hub has already is not sent again, so a push that was cut goes on.
+/// A README.md with curves is made from the run that the checkpoint is of, unless the folder has
+/// one. What the Hub has already is not sent again, so a push that was cut goes on, within a file
+/// with the parts that are missing.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   olmo push runs/small/checkpoints/latest me/small --dry-run
@@ -133,7 +134,7 @@ impl Report {
             output::line(format!("  {:>10}  {}{made}", output::bytes(file.size), file.path))?;
         }
         output::line(format!("{} in all; nothing was sent", output::bytes(self.bytes)))?;
-        for (name, content) in extra.iter().filter(|(name, _)| name == "README.md") {
+        for (name, content) in extra.iter().filter(|(name, _)| !name.ends_with(".svg")) {
             output::line(format!("\n{name}:\n{}", String::from_utf8_lossy(content)))?;
         }
         Ok(())

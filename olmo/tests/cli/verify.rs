@@ -1,0 +1,72 @@
+//! `olmo verify` as a user types it: alone, beside another form, beside itself in fewer bits.
+
+use super::{Value, fs, golden, json_of, model, olmo, stdout, text};
+
+#[test]
+fn another_form_of_a_model_is_told_to_be_the_same() {
+    let (first, second) =
+        (golden("original/olmo2-gqa-pt"), golden("original/olmo2-gqa-safetensors"));
+    let arguments = ["verify", text(&first), "--against", text(&second)];
+    let report = json_of(arguments.iter().chain(&["--json"]));
+    assert_eq!((&report["sound"], &report["layout"]), (&true.into(), &"ai2-olmo".into()));
+    assert_eq!(report["against"]["different_values"], 0);
+    assert_eq!(report["against"]["max_error"], 0.0);
+    assert!(stdout(arguments).contains("the same model, to the last bit"));
+    // The same network with other weights; how far each tensor is apart.
+    let scratch = tempfile::tempdir().unwrap();
+    let narrow = scratch.path().join("bf16");
+    let arguments = ["convert", text(&first), text(&narrow), "--to", "hf", "--dtype", "bf16"];
+    olmo(arguments).assert().success();
+    let report = json_of(["verify", text(&first), "--against", text(&narrow), "--json"]);
+    let rows = report["against"]["tensors"].as_array().unwrap();
+    assert_eq!(rows.len(), report["tensors"].as_u64().unwrap() as usize);
+    for row in rows {
+        // Half a unit in the last of eight bits.
+        let (error, largest) = (&row["max_error"], row["largest_value"].as_f64().unwrap());
+        assert!(
+            error.as_f64().unwrap() > 0.0 && error.as_f64().unwrap() <= largest / 256.0,
+            "{row}"
+        );
+    }
+    // Another network is refused by name.
+    let other = golden("original/olmo-tied-pt");
+    let output = olmo(["verify", text(&first), "--against", text(&other)]).assert().code(2);
+    let message = String::from_utf8(output.get_output().stderr.clone()).unwrap();
+    assert!(message.contains("holds another model"), "{message}");
+}
+
+#[test]
+fn fewer_bits_are_further_apart() {
+    let folder = model("olmo2");
+    let compared = |bits: &str| -> Value {
+        json_of(["verify", text(&folder), "--quantize", bits, "--json"])["against"].clone()
+    };
+    let largest = |report: &Value| report["max_error"].as_f64().unwrap();
+    let (q8, q4) = (compared("q8"), compared("q4"));
+    assert!(largest(&q8) > 0.0 && largest(&q4) > 4.0 * largest(&q8), "{q8} {q4}");
+    // Norms stay as they are; matrices do not.
+    for (name, is_matrix) in [("attention.w_q.weight", true), ("attention_norm.weight", false)] {
+        let rows = q8["tensors"].as_array().unwrap();
+        let row = rows.iter().find(|row| row["tensor"].as_str().unwrap().ends_with(name)).unwrap();
+        assert_eq!(row["different"].as_u64().unwrap() > 0, is_matrix, "{row}");
+    }
+    let both = ["verify", text(&folder), "--quantize", "q8", "--against", text(&folder)];
+    olmo(both).assert().code(2);
+}
+
+#[test]
+fn every_problem_is_printed_and_the_code_is_2() {
+    let scratch = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(model("olmo2")).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), scratch.path().join(entry.file_name())).unwrap();
+    }
+    let config = scratch.path().join("config.json");
+    let wrong = fs::read_to_string(&config).unwrap();
+    let at = wrong.find("\"num_hidden_layers\": ").unwrap() + 21;
+    fs::write(&config, format!("{}9{}", &wrong[..at], &wrong[at + 1..])).unwrap();
+    let output = olmo(["verify", text(scratch.path())]).assert().code(2).get_output().clone();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let n_missing = printed.lines().filter(|line| line.ends_with("is missing")).count();
+    assert!(n_missing > 10 && !printed.contains("digest"), "{printed}");
+}
