@@ -181,11 +181,19 @@ impl Tokenizer {
     }
 
     fn parse(bytes: &[u8], origin: impl FnOnce() -> String) -> Result<Self> {
-        let unusable = |error: tokenizers::Error| Error::TokenizerFile {
-            origin: origin(),
-            reason: error.to_string(),
+        let unusable = |reason: String| Error::TokenizerFile { origin: origin(), reason };
+        // The library panics where parts of the JSON are cut short or of another form.
+        let read = serde_json::from_slice::<serde::de::IgnoredAny>(bytes)
+            .map_err(|error| error.to_string())
+            .and_then(|_| {
+                std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes))
+                    .unwrap_or_else(|_| Err("its JSON is not a tokenizer's".into()))
+                    .map_err(|error| error.to_string())
+            });
+        let mut inner = match read {
+            Ok(inner) => inner,
+            Err(reason) => return Err(unusable(reason)),
         };
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(unusable)?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|error| failure("drop its truncation", &error))?;
         Ok(Self::from_inner(inner))

@@ -3,6 +3,7 @@
 For each golden checkpoint of ai2-olmo: to Hugging Face's form, which must give transformers the
 logits of ai2-olmo's model; from there back to `model.pt`, to the safetensors file with pickled names
 and to `hf_olmo`, each of which must load in ai2-olmo with every tensor as it was, and the same logits.
+The sharded checkpoints of both trainers go to Hugging Face's form, with the logits of the trainers' models.
 
 Needs the packages of scripts/golden/requirements.txt and a built `olmo`.
 
@@ -30,6 +31,13 @@ def main() -> None:
     for source in sorted((ROOT / "tests/golden/original").iterdir()):
         with tempfile.TemporaryDirectory() as scratch:
             check(olmo, source, Path(scratch))
+    for source in sorted(path for path in (ROOT / "tests/golden/sharded").iterdir() if path.is_dir()):
+        with tempfile.TemporaryDirectory() as scratch:
+            golden = load_file(source / "golden.safetensors")
+            out = Path(scratch) / "hf"
+            subprocess.run([olmo, "convert", source, out, "--to", "hf"], check=True, stdout=subprocess.DEVNULL)
+            apart = transformers_apart(out, golden["tokens"], golden["logits"])
+            print(f"{source.name}: transformers within {apart:.1e}")
 
 
 def check(olmo: str, source: Path, scratch: Path) -> None:
@@ -42,12 +50,7 @@ def check(olmo: str, source: Path, scratch: Path) -> None:
         return out
 
     hf = convert(source, "hf")
-    theirs, loading = AutoModelForCausalLM.from_pretrained(hf, output_loading_info=True)
-    tied = theirs.config.tie_word_embeddings
-    assert not loading["unexpected_keys"] and not loading["missing_keys"] or tied, loading
-    with torch.no_grad():
-        apart = (theirs.eval()(tokens).logits - expected).abs().max().item()
-    assert apart < 1e-5, apart
+    apart = transformers_apart(hf, tokens, expected)
 
     original = original_weights(source)
     models = {"olmo": OLMo.from_checkpoint(convert(hf, "olmo"))}
@@ -64,6 +67,17 @@ def check(olmo: str, source: Path, scratch: Path) -> None:
         with torch.no_grad():
             assert torch.equal(model(tokens).logits, expected), form
     print(f"{source.name}: transformers within {apart:.1e}; {', '.join(models)}: every tensor and logit the same")
+
+
+def transformers_apart(hf: Path, tokens, expected) -> float:
+    """How far transformers' logits of a folder are from those expected."""
+    theirs, loading = AutoModelForCausalLM.from_pretrained(hf, output_loading_info=True)
+    tied = theirs.config.tie_word_embeddings
+    assert not loading["unexpected_keys"] and not loading["missing_keys"] or tied, loading
+    with torch.no_grad():
+        apart = (theirs.eval()(tokens).logits - expected).abs().max().item()
+    assert apart < 1e-5, apart
+    return apart
 
 
 def loaded(config: Path, weights: dict) -> OLMo:

@@ -2,6 +2,7 @@
 
 #![allow(clippy::missing_panics_doc, reason = "a check that cannot go on stops the test")]
 
+pub mod fuzz;
 pub mod stand_in;
 
 use std::collections::HashMap;

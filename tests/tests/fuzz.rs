@@ -1,134 +1,73 @@
-//! Files of every format, damaged at random: each is read or refused, and nothing panics.
+//! Files and answers of every format, damaged at random: each is read or refused, and nothing panics.
 //!
-//! The corpus is what the reference packages wrote, in `tests/golden`. `OLMO_FUZZ_SECONDS` says how
-//! long each target is tried; CI gives each ten. A failure names the seed that makes it again:
-//! `OLMO_FUZZ_SEED`.
-
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![allow(clippy::print_stdout, reason = "a test that is skipped says so")]
+//! The corpus is what the reference packages wrote, in `tests/golden`, and `tests/corpus`.
+//! `OLMO_FUZZ_SECONDS` says how long each target is tried; CI gives each ten. A failure names the seed
+//! that makes it again: `OLMO_FUZZ_SEED`.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
-use olmo_hub::{HfConfig, ModelFolder, TensorFile, verify};
-use rand_pcg::Pcg64Mcg;
-use rand_pcg::rand_core::{Rng as _, SeedableRng as _};
-
-/// Cases of each target where no time is asked for.
-const CASES: u32 = 400;
-
-fn golden(relative: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(relative)
-}
-
-/// Damages the bytes of a corpus again and again and lets `target` read them.
-fn fuzz(name: &str, corpus: &[&str], target: impl Fn(&[u8])) {
-    let corpus: Vec<Vec<u8>> =
-        corpus.iter().filter_map(|path| fs::read(golden(path)).ok()).collect();
-    if corpus.is_empty() {
-        println!("skipped: {name}, for tests/golden is not there");
-        return;
-    }
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let seconds = number("OLMO_FUZZ_SECONDS").map(Duration::from_secs);
-    let start = Instant::now();
-    let first = number("OLMO_FUZZ_SEED").unwrap_or(0);
-    let mut seed = first;
-    loop {
-        let mut random = Pcg64Mcg::seed_from_u64(seed);
-        let bytes = damaged(&corpus, &mut random);
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| target(&bytes)));
-        assert!(outcome.is_ok(), "{name} panicked, with OLMO_FUZZ_SEED={seed}");
-        seed += 1;
-        let is_over = match seconds {
-            Some(seconds) => start.elapsed() > seconds,
-            None => seed - first == u64::from(CASES),
-        };
-        if is_over {
-            println!("{name}: {} cases", seed - first);
-            return;
-        }
-    }
-}
-
-/// A file of the corpus with one to eight changes, near its ends more often than elsewhere.
-fn damaged(corpus: &[Vec<u8>], random: &mut Pcg64Mcg) -> Vec<u8> {
-    const VALUES: [u8; 8] = [0, 1, 0x7F, 0x80, 0xFF, b'"', b'9', b'{'];
-    let mut below = |n: usize| if n == 0 { 0 } else { random.next_u32() as usize % n };
-    let mut bytes = corpus[below(corpus.len())].clone();
-    for _ in 0..=below(8) {
-        let length = bytes.len();
-        let at = match below(3) {
-            0 => below(length.min(4096)),
-            1 => length - below(length.min(2048)).min(length),
-            _ => below(length),
-        };
-        let at = at.min(length.saturating_sub(1));
-        if length == 0 {
-            break;
-        }
-        let end = (at + 1 + below(16)).min(length);
-        match below(6) {
-            0 => bytes[at] ^= 1 << below(8),
-            1 => bytes[at] = VALUES[below(VALUES.len())],
-            2 => bytes.truncate(at),
-            3 => drop(bytes.drain(at..end)),
-            4 => {
-                let part = bytes[at..end].to_vec();
-                bytes.splice(at..at, part);
-            }
-            _ => {
-                let other = &corpus[below(corpus.len())];
-                let from = below(other.len());
-                let part = other[from..(from + 16).min(other.len())].to_vec();
-                bytes.splice(at..end, part);
-            }
-        }
-    }
-    bytes
-}
+use olmo_data::{SpecialTokens, Tokenizer};
+use olmo_hub::hub::{self, Pull, Repo, Settings};
+use olmo_hub::{HfConfig, ModelFolder, Special, TensorFile, verify};
+use olmo_tests::fuzz::fuzz;
+use olmo_tests::golden;
+use olmo_tests::stand_in::StandIn;
 
 /// A folder whose other files are sound, and whose file `name` is damaged.
 fn in_folder(folder: &str, name: &str) -> (tempfile::TempDir, impl Fn(&[u8]) + use<>) {
-    let scratch = tempfile::tempdir().unwrap();
-    for entry in fs::read_dir(golden(folder)).into_iter().flatten() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), scratch.path().join(entry.file_name())).unwrap();
-    }
+    let scratch = tempfile::tempdir().expect("a folder");
+    copy(&golden(folder), scratch.path());
     let dir = scratch.path().to_owned();
     let file = dir.join(name);
     let read = move |bytes: &[u8]| {
-        fs::write(&file, bytes).unwrap();
+        fs::write(&file, bytes).expect("writes");
         // What can still be opened is read to its end.
         let opened = ModelFolder::open(&dir).is_ok();
         let verified = verify(&dir, |_| ());
-        assert!(!opened || verified.unwrap().digest.is_some());
+        assert!(!opened || verified.expect("a configuration").digest.is_some());
     };
     (scratch, read)
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).expect("golden folders").flatten() {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            fs::create_dir(&target).expect("creates");
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).expect("copies");
+        }
+    }
 }
 
 #[test]
 fn torch_files() {
     let (_scratch, read) = in_folder("original/olmo2-gqa-pt", "model.pt");
-    let corpus = ["original/olmo2-gqa-pt/model.pt", "original/olmo2-groups-pt/model.pt"];
+    let corpus =
+        ["golden/original/olmo2-gqa-pt/model.pt", "golden/original/olmo2-groups-pt/model.pt"];
     fuzz("torch files", &corpus, read);
 }
 
 #[test]
 fn safetensors_with_pickled_names() {
     let (_scratch, read) = in_folder("original/olmo2-gqa-safetensors", "model.safetensors");
-    fuzz("pickled names", &["original/olmo2-gqa-safetensors/model.safetensors"], read);
+    fuzz("pickled names", &["golden/original/olmo2-gqa-safetensors/model.safetensors"], read);
 }
 
 #[test]
 fn safetensors() {
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = tempfile::tempdir().expect("a folder");
     let path = scratch.path().join("x.safetensors");
-    let corpus =
-        ["hf/olmo2-gqa-bf16/model.safetensors", "original/olmo-tied-pt/golden.safetensors"];
+    let corpus = [
+        "golden/hf/olmo2-gqa-bf16/model.safetensors",
+        "golden/original/olmo-tied-pt/golden.safetensors",
+    ];
     fuzz("safetensors", &corpus, |bytes| {
-        fs::write(&path, bytes).unwrap();
+        fs::write(&path, bytes).expect("writes");
         let Ok(file) = TensorFile::open(&path) else { return };
         for name in file.names() {
             // Formats that are not of floating point are refused.
@@ -141,21 +80,22 @@ fn safetensors() {
 fn indexes() {
     let name = "model.safetensors.index.json";
     let (_scratch, read) = in_folder("hf/olmo2-gqa-sharded", name);
-    fuzz("indexes", &["hf/olmo2-gqa-sharded/model.safetensors.index.json"], read);
+    fuzz("indexes", &["golden/hf/olmo2-gqa-sharded/model.safetensors.index.json"], read);
 }
 
 #[test]
 fn configurations_of_transformers() {
     let corpus = [
-        "hf/olmo2/config.json",
-        "hf/olmo-gqa-clip-old-config/config.json",
-        "original/olmo-tied-hf-olmo/config.json",
+        "golden/hf/olmo2/config.json",
+        "golden/hf/olmo-gqa-clip-old-config/config.json",
+        "golden/original/olmo-tied-hf-olmo/config.json",
     ];
     fuzz("config.json", &corpus, |bytes| {
         if let Ok(text) = str::from_utf8(bytes) {
             let path = Path::new("config.json");
             if let Ok(config) = HfConfig::parse(text, path) {
-                let again = HfConfig::parse(&config.to_json(), path).unwrap();
+                let again =
+                    HfConfig::parse(&config.to_json(), path).expect("what was written is read");
                 assert_eq!(again.model, config.model);
             }
         }
@@ -164,11 +104,117 @@ fn configurations_of_transformers() {
 
 #[test]
 fn configurations_of_ai2_olmo() {
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = tempfile::tempdir().expect("a folder");
     let path = scratch.path().join("config.yaml");
-    let corpus = ["original/olmo2-gqa-pt/config.yaml", "original/olmo-tied-pt/config.yaml"];
+    let corpus =
+        ["golden/original/olmo2-gqa-pt/config.yaml", "golden/original/olmo-tied-pt/config.yaml"];
     fuzz("config.yaml", &corpus, |bytes| {
-        fs::write(&path, bytes).unwrap();
+        fs::write(&path, bytes).expect("writes");
         let _ = HfConfig::read_yaml(&path);
     });
+}
+
+#[test]
+fn lists_of_sharded_checkpoints() {
+    for folder in ["sharded/core-tp", "sharded/torch-new"] {
+        let (_scratch, read) = in_folder(folder, "model_and_optim/.metadata");
+        fuzz(folder, &[&format!("golden/{folder}/model_and_optim/.metadata")], read);
+    }
+}
+
+#[test]
+fn sharded_files() {
+    for (folder, file) in [
+        ("sharded/core-tp", "model_and_optim/__1_0.distcp"),
+        ("sharded/local", "model/rank1.pt"),
+        ("sharded/torch-legacy", "rank1.pt"),
+    ] {
+        let (_scratch, read) = in_folder(folder, file);
+        fuzz(folder, &[&format!("golden/{folder}/{file}")], read);
+    }
+}
+
+#[test]
+fn configurations_of_olmo_core() {
+    let corpus = ["golden/sharded/core-tp/config.json", "golden/sharded/core-single/config.json"];
+    fuzz("OLMo-core's config.json", &corpus, |bytes| {
+        if let Ok(text) = str::from_utf8(bytes) {
+            let _ = HfConfig::parse(text, Path::new("config.json"));
+        }
+    });
+}
+
+#[test]
+fn generation_configurations() {
+    let corpus = ["corpus/generation_config.json", "golden/hf/olmo2/generation_config.json"];
+    fuzz("generation_config.json", &corpus, |bytes| {
+        let Ok(text) = str::from_utf8(bytes) else { return };
+        let path = Path::new("generation_config.json");
+        if let Ok(special) = Special::default().with_generation_config(text, path) {
+            let again = special.to_generation_json();
+            assert_eq!(Special::default().with_generation_config(&again, path).ok(), Some(special));
+        }
+    });
+}
+
+#[test]
+fn tokenizers() {
+    let scratch = tempfile::tempdir().expect("a folder");
+    let path = scratch.path().join("tokenizer.json");
+    fuzz("tokenizer.json", &["corpus/tokenizer.json"], |bytes| {
+        fs::write(&path, bytes).expect("writes");
+        let Ok(tokenizer) = Tokenizer::from_file(&path) else { return };
+        if let Ok(ids) = tokenizer.encode("It is 12 o'clock, naïve — 生活") {
+            let _ = tokenizer.decode(&ids, SpecialTokens::Keep);
+        }
+    });
+}
+
+/// The Hub's answers to `path`, damaged, to a pull and to a list of checkpoints.
+fn answers(name: &str, path: &str, corpus: &str) {
+    let (hub, cache) = (StandIn::start(), tempfile::tempdir().expect("a folder"));
+    let files: Vec<_> = ["config.json", "model.safetensors"]
+        .map(|file| (file, fs::read(golden("hf/olmo2").join(file)).expect("golden files")))
+        .into();
+    hub.commit("me/model", "main", &files);
+    let repo: Repo = "me/model".parse().expect("a name");
+    let settings = Settings {
+        endpoint: hub.endpoint().to_owned(),
+        cache: cache.path().to_owned(),
+        token: None,
+        offline: false,
+        retry_delay: Duration::ZERO,
+        n_workers: 1,
+    };
+    let stop = AtomicBool::new(false);
+    fuzz(name, &[corpus], |bytes| {
+        hub.answer_with(path, bytes);
+        let _ = hub::pull(&Pull { repo: &repo, settings: &settings, stop: &stop }, &|_| ());
+        let _ = hub::checkpoints(&repo, &settings);
+        hub.clear_log();
+    });
+    // Whatever was answered, nothing lies outside of the repository's own folder, and it still pulls.
+    hub.answer_with("", &[]);
+    hub::pull(&Pull { repo: &repo, settings: &settings, stop: &stop }, &|_| ()).expect("pulls");
+    let mut names: Vec<_> = fs::read_dir(cache.path())
+        .expect("there")
+        .map(|entry| entry.expect("listed").file_name().into_string().expect("UTF-8"))
+        .collect();
+    names.sort();
+    assert_eq!(names, [".locks", "models--me--model"]);
+}
+
+#[test]
+fn answers_about_a_model() {
+    answers("model information", "/revision/", "corpus/model_info.json");
+}
+
+#[test]
+fn answers_about_files() {
+    answers("lists of files", "/tree/", "corpus/tree.json");
+}
+
+#[test]
+fn answers_about_branches() {
+    answers("lists of branches", "/refs", "corpus/refs.json");
 }
