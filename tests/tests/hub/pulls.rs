@@ -128,7 +128,7 @@ fn ctrl_c_stops_in_the_middle_of_a_file_and_the_next_run_goes_on() {
     let child = olmo(&hub, cache.path(), &["pull", REPO]).spawn().expect("starts");
     let start = Instant::now();
     while on_disk() < 500_000 {
-        assert!(start.elapsed() < Duration::from_secs(60), "nothing came");
+        assert!(start.elapsed() < Duration::from_mins(1), "nothing came");
         sleep(Duration::from_millis(5));
     }
     let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status();

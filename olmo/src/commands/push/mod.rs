@@ -134,7 +134,7 @@ impl Report {
             output::line(format!("  {:>10}  {}{made}", output::bytes(file.size), file.path))?;
         }
         output::line(format!("{} in all; nothing was sent", output::bytes(self.bytes)))?;
-        for (name, content) in extra.iter().filter(|(name, _)| !name.ends_with(".svg")) {
+        for (name, content) in extra.iter().filter(|(name, _)| name == "README.md") {
             output::line(format!("\n{name}:\n{}", String::from_utf8_lossy(content)))?;
         }
         Ok(())
