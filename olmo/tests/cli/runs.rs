@@ -164,7 +164,7 @@ fn checkpoints_that_stay_are_pushed_as_branches() {
     for branch in ["step7-tokens896", "step8-tokens1024"] {
         let names: Vec<_> =
             hub.files("me/tiny", branch).into_iter().map(|(name, _)| name).collect();
-        for name in ["README.md", "loss.svg", "config.json", "model.safetensors"] {
+        for name in ["README.md", "curves/loss.svg", "config.json", "model.safetensors"] {
             assert!(names.iter().any(|found| found == name), "{name} in {names:?} of {branch}");
         }
         assert!(!names.iter().any(|name| name.starts_with("train/")), "{names:?}");
