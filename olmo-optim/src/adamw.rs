@@ -28,7 +28,7 @@ use std::collections::BTreeMap;
 use burn::tensor::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::fit::{check_dtype, check_like, take_named};
+use crate::fit::{check_dtype, check_like, checked, take_named};
 use crate::{Error, Optimizer, ParamState, UpdateOptions};
 
 /// Settings of [`AdamW`]. The defaults are those of the OLMo 2 and OLMo 3 runs; the first OLMo
@@ -123,10 +123,7 @@ impl Optimizer for AdamW {
         grad: Tensor<1>,
         options: &UpdateOptions,
     ) -> Result<Tensor<1>, Error> {
-        options.validate()?;
-        let (weight, grad) = (weight.inner(), grad.inner());
-        check_dtype(path, "weight", &weight)?;
-        check_like(path, "grad", &grad, &weight)?;
+        let (weight, grad) = checked(path, weight, grad, options)?;
         if let Some(moments) = self.states.get(path) {
             check_like(path, EXP_AVG, &moments.exp_avg, &weight)?;
             check_like(path, EXP_AVG_SQ, &moments.exp_avg_sq, &weight)?;

@@ -2,7 +2,21 @@
 
 use burn::tensor::{DType, Tensor};
 
-use crate::Error;
+use crate::{Error, UpdateOptions};
+
+/// Weight and gradient of an update without autodiff, checked, as are the options.
+pub(crate) fn checked(
+    path: &str,
+    weight: Tensor<1>,
+    grad: Tensor<1>,
+    options: &UpdateOptions,
+) -> Result<(Tensor<1>, Tensor<1>), Error> {
+    options.validate()?;
+    let (weight, grad) = (weight.inner(), grad.inner());
+    check_dtype(path, "weight", &weight)?;
+    check_like(path, "grad", &grad, &weight)?;
+    Ok((weight, grad))
+}
 
 pub(crate) fn check_dtype(path: &str, name: &str, tensor: &Tensor<1>) -> Result<(), Error> {
     if tensor.dtype() == DType::F32 {

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use burn::tensor::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::fit::{check_dtype, check_like, take_named};
+use crate::fit::{check_dtype, check_like, checked, take_named};
 use crate::{Error, Optimizer, ParamState, UpdateOptions};
 
 /// Settings of [`LionW`].
@@ -92,10 +92,7 @@ impl Optimizer for LionW {
         grad: Tensor<1>,
         options: &UpdateOptions,
     ) -> Result<Tensor<1>, Error> {
-        options.validate()?;
-        let (weight, grad) = (weight.inner(), grad.inner());
-        check_dtype(path, "weight", &weight)?;
-        check_like(path, "grad", &grad, &weight)?;
+        let (weight, grad) = checked(path, weight, grad, options)?;
         if let Some(state) = self.states.get(path) {
             check_like(path, EXP_AVG, &state.exp_avg, &weight)?;
         }

@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use burn::tensor::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::fit::{check_dtype, check_like, take_named};
+use crate::fit::{check_dtype, check_like, checked, take_named};
 use crate::{AdamW, AdamWConfig, Error, Optimizer, ParamState, UpdateOptions};
 use newton_schulz::orthogonalize;
 
@@ -173,10 +173,7 @@ impl Optimizer for Muon {
         let Some(&shape) = self.matrices.get(path) else {
             return self.adamw.update(path, weight, grad, options);
         };
-        options.validate()?;
-        let (weight, grad) = (weight.inner(), grad.inner());
-        check_dtype(path, "weight", &weight)?;
-        check_like(path, "grad", &grad, &weight)?;
+        let (weight, grad) = checked(path, weight, grad, options)?;
         let ([found], expected) = (weight.dims(), shape[0] * shape[1]);
         if found != expected {
             return Err(Error::Length {
