@@ -15,7 +15,7 @@
 #   --checks       the tests of olmo-tests, the newest target/release/deps/checks-* where not given
 #   --python       a Python with torch and ai2-olmo that sees the card; PyTorch is left out where not given
 #   --peak-tflops  dense bf16 operations of the card, 10^12 a second, as its maker states; known for some cards
-#   --small        models of a few million parameters: to try this script on any device
+#   --small        a model of under two million parameters: to try this script on any device
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -104,7 +104,7 @@ say "Parity. Products of f32 may go through TF32 on tensor cores, whose 10 bits 
 parity "${device%%:*}"
 
 if [ -n "$small" ]; then
-    shapes=("4M: --d-model 64 --n-layers 2 --n-heads 2 --vocab-size 8192 --seq-len 64 --micro-batch 2 --steps 2")
+    shapes=("under 2M: --d-model 64 --n-layers 2 --n-heads 2 --vocab-size 8192 --seq-len 64 --micro-batch 2 --steps 2")
 else
     shapes=("85M: --d-model 512 --n-layers 8 --n-heads 8 --seq-len 2048 --micro-batch 16 --steps 10"
         "OLMo 2 1B: --preset olmo2_1b --seq-len 4096 --micro-batch 2 --steps 10"
