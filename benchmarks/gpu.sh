@@ -9,29 +9,30 @@
 #   cargo test --release -p olmo-tests --features cuda --no-run   # target/release/deps/checks-HASH
 #
 # usage: benchmarks/gpu.sh [--device cuda] [--olmo FILE] [--checks FILE] [--python PYTHON] [--peak-tflops N]
-#                          [--out FILE] [--small]
+#                          [--model DIR] [--out FILE] [--small]
 #   --device       as `olmo --device`; cuda is the default
 #   --olmo         the command, target/release/olmo where not given
 #   --checks       the tests of olmo-tests, the newest target/release/deps/checks-* where not given
 #   --python       a Python with torch and ai2-olmo that sees the card; PyTorch is left out where not given
+#   --model        a model folder, to time prompts and decoding on; left out where not given
 #   --peak-tflops  dense bf16 operations of the card, 10^12 a second, as its maker states; known for some cards
 #   --small        a model of under two million parameters: to try this script on any device
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
 
-device=cuda olmo=target/release/olmo checks= python= peak= out= small=
+device=cuda olmo=target/release/olmo checks= python= peak= model= out= small=
 while [ $# -gt 0 ]; do
     case $1 in
         --small) small=yes; shift; continue ;;
-        --device | --olmo | --checks | --python | --peak-tflops | --out) ;;
+        --device | --olmo | --checks | --python | --peak-tflops | --model | --out) ;;
         -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
         *) echo "gpu.sh: $1 is no option; --help lists them" >&2; exit 2 ;;
     esac
     [ $# -ge 2 ] || { echo "gpu.sh: $1 needs a value" >&2; exit 2; }
     case $1 in
         --device) device=$2 ;; --olmo) olmo=$2 ;; --checks) checks=$2 ;; --python) python=$2 ;;
-        --peak-tflops) peak=$2 ;; --out) out=$2 ;;
+        --peak-tflops) peak=$2 ;; --model) model=$2 ;; --out) out=$2 ;;
     esac
     shift 2
 done
@@ -127,6 +128,20 @@ for shape in "${shapes[@]}"; do
 done
 say ""
 [ -n "$python" ] || say "PyTorch was not timed: no --python was given." ""
+
+if [ -n "$model" ]; then
+    say "Prompts of 512 tokens and decoding after 128, of \`$(basename "$model")\`, batch 1." "" "| | tokens/s |" "|---|---|"
+    for verb in prefill decode; do
+        for dtype in f32 bf16; do
+            if json=$("$olmo" bench $verb --model "$model" --dtype $dtype --device "$device" --json); then
+                say "$(printf "| %s, %s | %.1f |" $verb $dtype "$(field tokens_per_second "$json")")"
+            else
+                failed="$failed $verb:$dtype"
+            fi
+        done
+    done
+    say ""
+fi
 
 card_name=$(tr -cs 'A-Za-z0-9\n' '-' <<<"$card" | tr 'A-Z' 'a-z' | sed 's/^-//;s/-$//' | cut -c1-40)
 out=${out:-benchmarks/$(date +%F)-gpu-$card_name.md}
