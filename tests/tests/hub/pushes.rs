@@ -161,15 +161,15 @@ fn a_push_whose_process_was_killed_goes_on() {
         command.env("HF_TOKEN", "secret");
         command
     };
-    hub.fail("partNumber=4&", FaultKind::Delay(Duration::from_secs(2)), 1);
+    hub.fail("partNumber=4&", FaultKind::Delay(Duration::from_secs(5)), 1);
     let mut child = push().spawn().expect("starts");
     let start = Instant::now();
     while parts_taken(&hub).len() < 3 {
         assert!(start.elapsed() < Duration::from_mins(1), "no parts came");
         sleep(Duration::from_millis(10));
     }
-    // The third part is noted once the fourth is under way, which takes two seconds.
-    sleep(Duration::from_millis(500));
+    // The third part is noted once the fourth is under way, which takes five seconds.
+    sleep(Duration::from_secs(1));
     child.kill().expect("is there");
     child.wait().expect("ends");
     let output = push().output().expect("runs");
