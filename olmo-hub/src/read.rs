@@ -139,19 +139,23 @@ impl ModelFolder {
     /// [`Error::Value`] with the first value that is not finite or does not fit `dtype`;
     /// [`Error::TiedHead`]; [`Error::Io`]; [`Error::Model`] where the model cannot be built.
     pub fn load(&self, device: &Device, dtype: Option<Dtype>) -> Result<Transformer> {
-        self.build(device, dtype.unwrap_or_else(|| self.stored_dtype()), MatrixForm::Dense)
+        let dtype = dtype.unwrap_or_else(|| self.stored_dtype());
+        self.build(device, Some(dtype), MatrixForm::Dense)
     }
 
     /// Loads the model to run it and not to train it: on the CPU, matrices are laid out as its
     /// kernels read them, which makes the next token several times faster. The numbers are those of
-    /// [`load`](Self::load), and so is the memory; [`Transformer::visit_parameters`] does not see
-    /// these matrices.
+    /// [`load`](Self::load), and so is the memory, or less: to compute in f32, matrices stay in the
+    /// dtype of the file. [`Transformer::visit_parameters`] does not see them.
     ///
     /// # Errors
     ///
     /// As [`load`](Self::load).
     pub fn load_to_run(&self, device: &Device, dtype: Option<Dtype>) -> Result<Transformer> {
-        self.build(device, dtype.unwrap_or_else(|| self.stored_dtype()), MatrixForm::Packed)
+        match dtype.unwrap_or_else(|| self.stored_dtype()) {
+            Dtype::F32 => self.build(device, None, MatrixForm::Widened),
+            narrow => self.build(device, Some(narrow), MatrixForm::Packed),
+        }
     }
 
     /// Loads the model to run it with its matrices in 8 or 4 bits an element.
@@ -160,13 +164,23 @@ impl ModelFolder {
     ///
     /// As [`load`](Self::load); [`Error::Model`] also where a matrix cannot be quantised.
     pub fn load_quantized(&self, device: &Device, to: Quantization) -> Result<Transformer> {
-        self.build(device, Dtype::F32, MatrixForm::Quantized(to))
+        self.build(device, Some(Dtype::F32), MatrixForm::Quantized(to))
     }
 
-    fn build(&self, device: &Device, dtype: Dtype, form: MatrixForm) -> Result<Transformer> {
+    /// With every value in `dtype`, or in that of the file.
+    fn build(
+        &self,
+        device: &Device,
+        dtype: Option<Dtype>,
+        form: MatrixForm,
+    ) -> Result<Transformer> {
         self.check_tied_output()?;
         let config = &self.config.model;
         let built = Transformer::build_as(config, device, form, |parameter, rows| {
+            let dtype = match dtype {
+                Some(dtype) => dtype,
+                None => self.stored(parameter).map_err(BuildError::Hub)?.dtype,
+            };
             self.read_rows(parameter, rows, dtype).map_err(BuildError::Hub)
         });
         built.map_err(|error| match error {

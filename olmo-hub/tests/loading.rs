@@ -94,10 +94,14 @@ fn opening_reads_headers_and_loading_holds_one_copy() {
             assert!((1.0..=1.1).contains(&peak), "peak {peak} of the weights, {dtype:?} {form}");
             drop(loaded);
         };
-        let bf16 = Some(Dtype::Bf16);
+        let (bf16, f32) = (Some(Dtype::Bf16), Some(Dtype::F32));
         check("as it is", weights, &|| folder.load(&flex, None));
         check("in bf16", narrowed, &|| folder.load(&flex, bf16));
         check("to run", weights, &|| folder.load_to_run(&flex, None));
+        // Matrices stay as they are; an embedding that is not the output projection is widened.
+        let looked_up = if model.weight_tying { 0 } else { 2 * (60_000 * 512) };
+        let looked_up = if dtype == Dtype::Bf16 { looked_up } else { 0 };
+        check("to run in f32", weights + looked_up, &|| folder.load_to_run(&flex, f32));
         check("to run in bf16", narrowed, &|| folder.load_to_run(&flex, bf16));
         check("in 8 bits", quantized(q8), &|| folder.load_quantized(&flex, q8));
         check("in 4 bits", quantized(q4), &|| folder.load_quantized(&flex, q4));

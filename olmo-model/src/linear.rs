@@ -30,6 +30,11 @@ pub enum MatrixForm {
     /// In the same dtype, laid out for the kernels that run a model where the device has such;
     /// elsewhere as parameters. Results are the same to the last bit.
     Packed,
+    /// To compute in f32: as [`Packed`](Self::Packed) in the dtype that the values come in, which may
+    /// be narrower. A product widens them as it reads them, which is exact, so that half as many bytes
+    /// give the same bits. Where the device has no such kernels, and for what is no matrix of a
+    /// product, values are widened as they come.
+    Widened,
     /// In 8 or 4 bits an element, on the CPU.
     Quantized(Quantization),
 }
@@ -37,7 +42,11 @@ pub enum MatrixForm {
 impl MatrixForm {
     /// The form that a device has matrices in.
     pub(crate) fn on(self, device: &Device) -> Self {
-        if self == Self::Packed && !kernels::takes_packed(device) { Self::Dense } else { self }
+        match self {
+            Self::Packed | Self::Widened if kernels::takes_packed(device) => Self::Packed,
+            Self::Packed | Self::Widened => Self::Dense,
+            form => form,
+        }
     }
 
     /// The form of one matrix of a model.

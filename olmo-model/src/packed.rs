@@ -37,6 +37,9 @@ pub(crate) struct Step<T>(pub(crate) [T; WIDTH]);
 pub struct PackedMatrix {
     #[module(skip)]
     panels: Arc<Panels>,
+    /// The dtype of what the matrix is multiplied with.
+    #[module(skip)]
+    dtype: DType,
     #[module(skip)]
     device: Device,
 }
@@ -61,7 +64,8 @@ pub(crate) enum Values {
 
 impl PackedMatrix {
     /// Packs a matrix from parts that `read` gives for ranges of its rows, in the dtype of the first,
-    /// or quantised.
+    /// or quantised. It is multiplied with rows of that dtype, or of f32 where it is quantised or
+    /// `widened`.
     ///
     /// # Errors
     ///
@@ -74,6 +78,7 @@ impl PackedMatrix {
     pub(crate) fn from_parts<E: From<Error>>(
         [d_out, d_in]: [usize; 2],
         quantization: Option<Quantization>,
+        widened: bool,
         device: &Device,
         mut read: impl FnMut(Range<usize>) -> Result<TensorData, E>,
     ) -> Result<Self, E> {
@@ -88,7 +93,8 @@ impl PackedMatrix {
             panels.get_or_insert_with(|| empty(part.dtype())).push(&part);
         }
         let panels = panels.unwrap_or_else(|| empty(DType::F32));
-        Ok(Self { panels: Arc::new(panels), device: device.clone() })
+        let dtype = if widened { DType::F32 } else { panels.dtype() };
+        Ok(Self { panels: Arc::new(panels), dtype, device: device.clone() })
     }
 
     /// Quantises row-major values.
@@ -108,7 +114,7 @@ impl PackedMatrix {
         device: &Device,
     ) -> Result<Self, Error> {
         assert_eq!(values.len(), d_out * d_in, "values of a matrix [{d_out}, {d_in}]");
-        Self::from_parts([d_out, d_in], Some(to), device, |rows| {
+        Self::from_parts([d_out, d_in], Some(to), false, device, |rows| {
             let part = values[rows.start * d_in..rows.end * d_in].to_vec();
             Ok(TensorData::new(part, [rows.len(), d_in]))
         })
@@ -127,13 +133,10 @@ impl PackedMatrix {
         }
     }
 
-    /// The dtype of the elements, and of what they are multiplied with; f32 where they are quantised.
+    /// The dtype of what the matrix is multiplied with. Its elements are held in the same, in a
+    /// narrower one that they came in, or quantised.
     pub fn dtype(&self) -> DType {
-        match self.panels.values {
-            Values::F32(_) | Values::Quantized(_) => DType::F32,
-            Values::F16(_) => DType::F16,
-            Values::Bf16(_) => DType::BF16,
-        }
+        self.dtype
     }
 
     /// The device that the matrix is multiplied on.
@@ -141,12 +144,12 @@ impl PackedMatrix {
         &self.device
     }
 
-    /// The elements row by row, a copy.
+    /// The elements row by row, a copy in [`dtype`](Self::dtype).
     pub fn unpacked(&self) -> TensorData {
         self.rows(0..self.panels.d_out)
     }
 
-    /// Some rows, one after the other: `[n, d_in]`.
+    /// Some rows, one after the other: `[n, d_in]`, in [`dtype`](Self::dtype).
     pub(crate) fn rows(&self, rows: impl ExactSizeIterator<Item = usize> + Clone) -> TensorData {
         fn gathered<T: Copy, E: burn::tensor::Element>(
             panels: &Panels,
@@ -168,7 +171,7 @@ impl PackedMatrix {
             TensorData::new(out, [n, d_in])
         }
         let panels = &*self.panels;
-        match &panels.values {
+        let rows = match &panels.values {
             Values::F32(steps) => gathered(panels, steps, rows, |x| [x, 0.0], 1),
             Values::F16(steps) => gathered(panels, steps, rows, |x| [x, f16::ZERO], 1),
             Values::Bf16(steps) => gathered(panels, steps, rows, pair, 2),
@@ -178,7 +181,8 @@ impl PackedMatrix {
                 rows.for_each(|row| steps.extend_with_row(row, panels.d_in, &mut out));
                 TensorData::new(out, [n, panels.d_in])
             }
-        }
+        };
+        rows.convert_dtype(self.dtype)
     }
 
     /// The panels, as the kernels take them.
@@ -198,6 +202,15 @@ impl Panels {
             (None, other) => panic!("matrices are of f32, f16 or bf16, not {other:?}"),
         };
         Self { d_out, d_in, values }
+    }
+
+    /// The dtype of the elements, f32 where they are quantised.
+    fn dtype(&self) -> DType {
+        match self.values {
+            Values::F32(_) | Values::Quantized(_) => DType::F32,
+            Values::F16(_) => DType::F16,
+            Values::Bf16(_) => DType::BF16,
+        }
     }
 
     /// Packs rows behind those that are there, which fill their panels.
@@ -285,12 +298,13 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// A matrix that is there, packed.
-    pub(crate) fn packed(data: &TensorData) -> PackedMatrix {
+    /// A matrix that is there, packed; to be multiplied with f32 where it is `widened`.
+    pub(crate) fn packed(data: &TensorData, widened: bool) -> PackedMatrix {
         let [d_out, d_in] = data.shape().dims();
         let matrix: Tensor<2> = Tensor::from_data(data.clone(), (&Device::flex(), data.dtype()));
         let read = |rows| Ok::<_, Error>(matrix.clone().slice([rows]).into_data());
-        PackedMatrix::from_parts([d_out, d_in], None, &Device::flex(), read).expect("sound")
+        PackedMatrix::from_parts([d_out, d_in], None, widened, &Device::flex(), read)
+            .expect("sound")
     }
 
     #[test]
@@ -300,7 +314,7 @@ pub(crate) mod tests {
             let data = TensorData::new(values, [d_out, d_in]);
             for dtype in [DType::F32, DType::F16, DType::BF16] {
                 let data = data.clone().convert_dtype(dtype);
-                let packed = packed(&data);
+                let packed = packed(&data, false);
                 assert_eq!((packed.shape(), packed.dtype()), ([d_out, d_in], dtype));
                 assert_eq!(packed.unpacked(), data);
                 let some = [d_out - 1, 0];

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use burn::module::{Module, Param, ParamId};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use crate::attention::{Attention, AttentionShape};
 use crate::block::{Block, BlockFeedForward};
@@ -90,8 +90,9 @@ impl Transformer {
         config.validate().map_err(Error::from)?;
         let parameters = config.parameters();
         let parameters = parameters.into_iter();
+        let widened = form == MatrixForm::Widened;
         let form = form.on(device);
-        Builder { config, device, form, source, parameters }.transformer()
+        Builder { config, device, form, widened, source, parameters }.transformer()
     }
 
     /// The architecture.
@@ -178,6 +179,8 @@ struct Builder<'a, S> {
     config: &'a ModelConfig,
     device: &'a Device,
     form: MatrixForm,
+    /// Whether values may come in a narrower dtype than the f32 that is computed in.
+    widened: bool,
     source: S,
     parameters: std::vec::IntoIter<Parameter>,
 }
@@ -243,7 +246,7 @@ impl<E: From<Error>, S: FnMut(&Parameter, Range<usize>) -> Result<TensorData, E>
         let form = self.form.of(&parameter, self.config);
         match form {
             MatrixForm::Dense => Ok(Matrix::Dense(self.dense(&parameter)?)),
-            MatrixForm::Packed => self.packed(&parameter, None),
+            MatrixForm::Packed | MatrixForm::Widened => self.packed(&parameter, None),
             MatrixForm::Quantized(quantization) => self.packed(&parameter, Some(quantization)),
         }
     }
@@ -254,8 +257,9 @@ impl<E: From<Error>, S: FnMut(&Parameter, Range<usize>) -> Result<TensorData, E>
         quantization: Option<Quantization>,
     ) -> Result<Matrix, E> {
         let (shape, device) = ([parameter.shape[0], parameter.shape[1]], self.device);
+        let widened = self.widened;
         let read = |rows| self.read(parameter, rows);
-        Ok(Matrix::Packed(PackedMatrix::from_parts(shape, quantization, device, read)?))
+        Ok(Matrix::Packed(PackedMatrix::from_parts(shape, quantization, widened, device, read)?))
     }
 
     fn norm(&mut self) -> Result<Norm, E> {
@@ -286,7 +290,10 @@ impl<E: From<Error>, S: FnMut(&Parameter, Range<usize>) -> Result<TensorData, E>
     }
 
     fn dense<const D: usize>(&mut self, parameter: &Parameter) -> Result<Param<Tensor<D>>, E> {
-        let data = self.read(parameter, 0..parameter.shape[0])?;
+        let mut data = self.read(parameter, 0..parameter.shape[0])?;
+        if self.widened {
+            data = data.convert_dtype(DType::F32);
+        }
         let dtype = data.dtype();
         let value = Tensor::from_data(data, (self.device, dtype));
         Ok(Param::initialized(ParamId::new(), value))

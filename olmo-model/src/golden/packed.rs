@@ -25,11 +25,7 @@ fn packed_matrices_change_no_bit() {
             let [dense, packed] = [MatrixForm::Dense, MatrixForm::Packed]
                 .map(|form| built(model.config(), &weights, form, dtype));
             assert_eq!(packed.form(), MatrixForm::Packed);
-            let same = |found: Tensor<3>, expected: Tensor<3>, what: &str| {
-                assert_eq!(found.into_data(), expected.into_data(), "{name} {dtype:?} {what}");
-            };
-            same(forward(&packed, &rows, None), forward(&dense, &rows, None), "at once");
-            same(in_pieces(&packed, &rows), in_pieces(&dense, &rows), "in pieces");
+            assert_same_logits(&packed, &dense, &rows, &format!("{name} {dtype:?}"));
             assert_eq!(packed.output_weight().into_data(), dense.output_weight().into_data());
             // Dense weights are multiplied by burn where gradients may be wanted.
             let loss = |model: &Transformer| {
@@ -46,6 +42,27 @@ fn packed_matrices_change_no_bit() {
             ] {
                 assert!((found / expected - 1.0).abs() < tolerance, "{name} {found} {expected}");
             }
+        }
+    }
+}
+
+/// Computing in f32 with matrices that are held narrower gives what wide ones give.
+#[test]
+fn widened_matrices_change_no_bit() {
+    for name in MODELS {
+        let (model, golden) = read(name);
+        let rows = golden.integer_rows::<i64>("tokens");
+        for dtype in [DType::BF16, DType::F16] {
+            let weights = weights(&model).into_iter().map(|(path, values)| {
+                let n = values.len();
+                let narrow = TensorData::new(values, [n]).convert_dtype(dtype);
+                (path, narrow.iter::<f32>().collect())
+            });
+            let weights: Vec<_> = weights.collect();
+            let wide = built(model.config(), &weights, MatrixForm::Dense, DType::F32);
+            let widened = built(model.config(), &weights, MatrixForm::Widened, dtype);
+            assert_eq!(widened.form(), MatrixForm::Packed);
+            assert_same_logits(&widened, &wide, &rows, &format!("{name} {dtype:?}"));
         }
     }
 }
@@ -84,6 +101,14 @@ fn rounded_activations_stay_near() {
             }
         }
     }
+}
+
+fn assert_same_logits(found: &Transformer, expected: &Transformer, rows: &[Vec<i64>], what: &str) {
+    let same = |found: Tensor<3>, expected: Tensor<3>, how: &str| {
+        assert_eq!(found.into_data(), expected.into_data(), "{what} {how}");
+    };
+    same(forward(found, rows, None), forward(expected, rows, None), "at once");
+    same(in_pieces(found, rows), in_pieces(expected, rows), "in pieces");
 }
 
 fn built(

@@ -5,8 +5,10 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
-use olmo_hub::ModelFolder;
-use olmo_model::{Costs, Quantization, Sampling, Transformer};
+use olmo_hub::{Dtype, ModelFolder};
+use olmo_model::{
+    Costs, MatrixForm, ModelConfig, Parameter, Quantization, Role, Sampling, Transformer,
+};
 use serde::Serialize;
 
 use super::memory;
@@ -87,8 +89,8 @@ impl Prefill {
             best = best.min(start.elapsed().as_secs_f64());
         }
         // The weights are read once for all of them.
-        let bytes = self.model.read_bytes(&folder) / self.tokens as u64;
-        self.model.report(&folder, self.tokens as f64 / best, bytes)
+        let bytes = self.model.read_bytes(&folder, &model) / self.tokens as u64;
+        self.model.report(&folder, &model, self.tokens as f64 / best, bytes)
     }
 }
 
@@ -115,8 +117,8 @@ impl Decode {
         let costs = Costs::new(folder.model_config());
         let element = self.model.weights.dtype(&folder).size();
         let cached = costs.kv_bytes_per_token(element) * (self.context + self.tokens / 2) as u64;
-        let bytes = self.model.read_bytes(&folder) + cached;
-        self.model.report(&folder, self.tokens as f64 / best, bytes)
+        let bytes = self.model.read_bytes(&folder, &model) + cached;
+        self.model.report(&folder, &model, self.tokens as f64 / best, bytes)
     }
 }
 
@@ -134,34 +136,49 @@ impl ModelArgs {
     }
 
     /// Bytes of all weights as they are held.
-    fn weight_bytes(&self, folder: &ModelFolder) -> u64 {
-        self.bytes_of(folder, |_| true)
+    fn weight_bytes(&self, folder: &ModelFolder, model: &Transformer) -> u64 {
+        self.bytes_of(folder, model, |_| true)
     }
 
     /// Bytes of the weights that a token passes: an embedding that is not the output projection too
     /// is looked up, and of the experts only the chosen are read.
-    fn read_bytes(&self, folder: &ModelFolder) -> u64 {
+    fn read_bytes(&self, folder: &ModelFolder, model: &Transformer) -> u64 {
         let config = folder.model_config();
-        let all =
-            self.bytes_of(folder, |path| config.weight_tying || !path.starts_with("embeddings"));
+        let all = self.bytes_of(folder, model, |parameter| !is_looked_up(parameter, config));
         let costs = Costs::new(config);
         (all as f64 * costs.n_active_parameters as f64 / costs.n_parameters as f64) as u64
     }
 
-    fn bytes_of(&self, folder: &ModelFolder, counts: impl Fn(&str) -> bool) -> u64 {
-        let element = self.weights.dtype(folder).size() as u64;
-        let parameters = folder.model_config().parameters().into_iter();
-        let bytes = parameters.filter(|parameter| counts(&parameter.path)).map(|parameter| {
+    fn bytes_of(
+        &self,
+        folder: &ModelFolder,
+        model: &Transformer,
+        counts: impl Fn(&Parameter) -> bool,
+    ) -> u64 {
+        let config = folder.model_config();
+        let dtype = self.weights.dtype(folder);
+        // What is laid out for the CPU to compute in f32 stays in the dtype of the file.
+        let stays = dtype == Dtype::F32 && model.form() == MatrixForm::Packed;
+        let parameters = config.parameters().into_iter();
+        let bytes = parameters.filter(counts).map(|parameter| {
             let n = parameter.n_elements() as u64;
+            let is_multiplied = parameter.shape.len() == 2 && !is_looked_up(&parameter, config);
             match self.weights.quantization() {
                 Some(to) if Quantization::applies_to(&parameter) => to.bytes(n),
-                _ => n * element,
+                None if stays && is_multiplied => n * folder.stored_dtype().size() as u64,
+                _ => n * dtype.size() as u64,
             }
         });
         bytes.sum()
     }
 
-    fn report(&self, folder: &ModelFolder, tokens_per_second: f64, bytes: u64) -> Result<()> {
+    fn report(
+        &self,
+        folder: &ModelFolder,
+        model: &Transformer,
+        tokens_per_second: f64,
+        bytes: u64,
+    ) -> Result<()> {
         let peak_bytes = memory::peak_bytes();
         let memory_bandwidth = memory::bandwidth();
         let report = Report {
@@ -169,7 +186,7 @@ impl ModelArgs {
             bytes_per_token: bytes,
             bandwidth_share: tokens_per_second * bytes as f64 / memory_bandwidth,
             memory_bandwidth,
-            weight_bytes: self.weight_bytes(folder),
+            weight_bytes: self.weight_bytes(folder, model),
             peak_bytes,
         };
         if self.json {
@@ -185,6 +202,11 @@ impl ModelArgs {
             output::bytes(report.weight_bytes),
         ))?)
     }
+}
+
+/// Whether only rows of a matrix are read: an embedding that is not the output projection too.
+fn is_looked_up(parameter: &Parameter, config: &ModelConfig) -> bool {
+    parameter.role == Role::Embedding && !config.weight_tying
 }
 
 /// Any tokens do: the cost does not depend on which they are.

@@ -230,10 +230,16 @@ impl<'a> Input<'a> {
                     unsafe { avx512::multiply_bf16(x, rows.len(), panel, &mut scratch.sums) };
                 }
             }
+            Values::Bf16(steps) if rows.len() <= FEW_ROWS => {
+                let x = Strided::at(self.f32(), k, rows.start, 0);
+                let panel = panel(steps, index, k.div_ceil(2));
+                let (n_rows, sums) = (rows.len(), &mut scratch.sums);
+                pulp::Arch::new().dispatch(panel::MultiplyPairs { x, n_rows, k, panel, sums });
+            }
             Values::Bf16(steps) => {
-                let blocks = panel(steps, index, k.div_ceil(2)).chunks(BLOCK_UNITS);
+                let blocks = panel(steps, index, k.div_ceil(2)).chunks(BLOCK_UNITS / 2);
                 for (i, steps) in blocks.enumerate() {
-                    let start = 2 * i * BLOCK_UNITS;
+                    let start = i * BLOCK_UNITS;
                     let length = (2 * steps.len()).min(k - start);
                     panel::widen_pairs(steps, length, &mut scratch.panel);
                     self.multiply_f32(rows, start, &scratch.panel, &mut scratch.sums);

@@ -96,6 +96,65 @@ impl pulp::WithSimd for Multiply<'_> {
     }
 }
 
+/// As [`Multiply`], for a panel of pairs of bf16 that are widened on the way; for few rows of `x`,
+/// each of which reads the panel.
+pub(super) struct MultiplyPairs<'a> {
+    pub(super) x: Strided<'a, f32>,
+    pub(super) n_rows: usize,
+    /// Elements of a row.
+    pub(super) k: usize,
+    pub(super) panel: &'a [Step<u32>],
+    pub(super) sums: &'a mut [f32],
+}
+
+impl pulp::WithSimd for MultiplyPairs<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(mut self, simd: S) {
+        for row in 0..self.n_rows {
+            match S::F32_LANES {
+                16 => self.row::<S, 2>(simd, row),
+                8 => self.row::<S, 4>(simd, row),
+                4 => self.row::<S, 8>(simd, row),
+                _ => self.row::<S, WIDTH>(simd, row),
+            }
+        }
+    }
+}
+
+impl MultiplyPairs<'_> {
+    /// `V` vectors make up [`WIDTH`] elements.
+    #[inline(always)]
+    fn row<S: pulp::Simd, const V: usize>(&mut self, simd: S, row: usize) {
+        let x = self.x.row(row, self.k).chunks_exact(2);
+        let (upper, half) = (simd.splat_u32s(0xFFFF_0000), simd.splat_u32s(16));
+        let out = S::as_mut_simd_f32s(&mut self.sums[row * WIDTH..][..WIDTH]).0;
+        let mut sums: [S::f32s; V] = std::array::from_fn(|v| out[v]);
+        let first = |unit| simd.transmute_f32s_u32s(simd.and_u32s(unit, upper));
+        let second = |unit| simd.transmute_f32s_u32s(simd.wrapping_dyn_shl_u32s(unit, half));
+        let units = |step: &Step<u32>| -> [S::u32s; V] {
+            let vectors = S::as_simd_u32s(&step.0).0;
+            std::array::from_fn(|v| vectors[v])
+        };
+        for (step, x) in self.panel.iter().zip(x.clone()) {
+            let x = [simd.splat_f32s(x[0]), simd.splat_f32s(x[1])];
+            for (sum, unit) in sums.iter_mut().zip(units(step)) {
+                *sum = simd.mul_add_f32s(x[0], first(unit), *sum);
+                *sum = simd.mul_add_f32s(x[1], second(unit), *sum);
+            }
+        }
+        // The last element of an odd row is alone in its unit.
+        if let ([last], Some(step)) = (x.remainder(), self.panel.last()) {
+            let last = simd.splat_f32s(*last);
+            for (sum, unit) in sums.iter_mut().zip(units(step)) {
+                *sum = simd.mul_add_f32s(last, first(unit), *sum);
+            }
+        }
+        out.copy_from_slice(&sums);
+    }
+}
+
 impl Multiply<'_> {
     /// `V` vectors make up [`WIDTH`] elements.
     #[inline(always)]

@@ -24,7 +24,7 @@ fn expected(x: &[f32], w: &[f32], k: usize) -> Vec<f32> {
 }
 
 fn as_packed(values: &[f32], shape: [usize; 2], dtype: DType) -> PackedMatrix {
-    packed(&TensorData::new(values.to_vec(), shape).convert_dtype(dtype))
+    packed(&TensorData::new(values.to_vec(), shape).convert_dtype(dtype), false)
 }
 
 fn every_isa() -> Vec<Isa> {
@@ -44,6 +44,7 @@ fn products_cover_every_size_and_type() {
         let (x, w) = (whole(m * k, 7), whole(n * k, 5));
         let expected = expected(&x, &w, k);
         let (x16, w16) = (narrowed::<f16>(&x), narrowed::<f16>(&w));
+        let x32 = x.clone();
         let (xb, wb) = (narrowed::<bf16>(&x), narrowed::<bf16>(&w));
         for isa in every_isa() {
             let product = |x: Rows<'_>, w: Rows<'_>| {
@@ -64,6 +65,11 @@ fn products_cover_every_size_and_type() {
                 let input = Input::with_isa(x, k, &weights, isa);
                 let found = linears::<f32>(&input, &weights).remove(0);
                 assert_eq!(found, expected, "{isa:?} {dtype:?} {m} {k} {n}");
+
+                // Held as they are, and multiplied with f32.
+                let input = Input::with_isa(Rows::F32(&x32), k, &weights, isa);
+                let found = linears::<f32>(&input, &weights).remove(0);
+                assert_eq!(found, expected, "{isa:?} f32 {dtype:?} {m} {k} {n}");
             }
         }
     }
