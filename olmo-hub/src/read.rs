@@ -30,9 +30,6 @@ use crate::layout::{Layout, Place};
 use crate::shards::Shards;
 use crate::values::{ReadError, Stored};
 
-/// Elements of the two that are compared at a time.
-const COMPARED: usize = 1 << 20;
-
 /// A model folder that is complete by its headers; no weights are read yet.
 #[derive(Debug)]
 pub struct ModelFolder {
@@ -254,7 +251,11 @@ impl ModelFolder {
         Ok(whole.part(place.first, parameter.n_elements()))
     }
 
-    fn stored_tensor(&self, name: &str) -> Result<Stored<'_>> {
+    pub(crate) fn has_tensor(&self, name: &str) -> bool {
+        self.shards.get(name).is_some()
+    }
+
+    pub(crate) fn stored_tensor(&self, name: &str) -> Result<Stored<'_>> {
         let tensor = self.shards.get(name).ok_or_else(|| self.no_tensor(name))?;
         let dtype = Dtype::from_safetensors_name(&tensor.dtype);
         let dtype = dtype.ok_or_else(|| Error::TensorDtype {
@@ -267,35 +268,7 @@ impl ModelFolder {
         Ok(Stored { source, n_elements: tensor.n_elements(), dtype })
     }
 
-    /// With tied weights, an output projection in the file must be the embedding.
-    pub(crate) fn check_tied_output(&self) -> Result<()> {
-        let [output_name, embedding_name] = self.layout.ends();
-        if !self.config.model.weight_tying || self.shards.get(output_name).is_none() {
-            return Ok(());
-        }
-        let output = self.stored_tensor(output_name)?;
-        let embedding = self.stored_tensor(embedding_name)?;
-        let differ_at = |index| {
-            let (path, tensor) = (self.file_of(output_name), output_name.to_owned());
-            Err(Error::TiedHead { path, tensor, index })
-        };
-        let n_elements = output.n_elements.min(embedding.n_elements);
-        for first in (0..n_elements).step_by(COMPARED) {
-            let values = |stored: Stored<'_>, name: &str| {
-                let part = stored.part(first, COMPARED.min(n_elements - first));
-                part.any_f32().map_err(|error| self.tensor_error(name, error))
-            };
-            let output = values(output, output_name)?;
-            let embedding = values(embedding, embedding_name)?;
-            let differ = |(a, b): (&f32, &f32)| a.to_bits() != b.to_bits();
-            if let Some(index) = output.iter().zip(&embedding).position(differ) {
-                return differ_at(first + index);
-            }
-        }
-        if output.n_elements == embedding.n_elements { Ok(()) } else { differ_at(n_elements) }
-    }
-
-    fn file_of(&self, name: &str) -> PathBuf {
+    pub(crate) fn file_of(&self, name: &str) -> PathBuf {
         self.dir.join(self.shards.file_name(name))
     }
 
@@ -316,7 +289,7 @@ impl ModelFolder {
         }
     }
 
-    fn tensor_error(&self, name: &str, error: ReadError) -> Error {
+    pub(crate) fn tensor_error(&self, name: &str, error: ReadError) -> Error {
         let path = self.file_of(name);
         match error {
             ReadError::Io(source) => Error::Io { path, action: "read", source },

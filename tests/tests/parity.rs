@@ -23,7 +23,7 @@ const GRADIENTS: [(&str, f64); 6] = [
     ("olmo/olmo2", 4e-6),
     ("olmo/olmo2-gqa", 4e-6),
     ("steps/olmo3", 4e-6),
-    ("steps/olmoe", 8e-6),
+    ("steps/olmoe", 6e-6),
 ];
 
 /// Other devices than flex are checked on these: between them they use every kernel.
