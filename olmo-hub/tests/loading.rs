@@ -1,4 +1,4 @@
-//! What opening and loading cost, counted in bytes and not in seconds.
+//! What opening, loading and converting cost, counted in bytes and not in seconds.
 //!
 //! One test, alone in its process: both counts are of the whole process.
 
@@ -8,54 +8,26 @@
     reason = "the measured figure is wanted where the test fails or is asked for"
 )]
 
+mod allocations;
 #[path = "../examples/load_cost/sparse.rs"]
 mod sparse;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::tensor::Device;
-use olmo_hub::{Dtype, ModelFolder};
+use olmo_hub::{Conversion, Dtype, Form, ModelFolder, convert};
 use olmo_model::{ModelConfig, Quantization, Transformer, presets};
 
-/// The system's allocator, with the bytes in use and the most there were.
-struct Counting;
-
-static IN_USE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size());
-        // SAFETY: as the caller's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count(layout.size());
-        // SAFETY: as the caller's.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        IN_USE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as the caller's.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-fn count(size: usize) {
-    let in_use = IN_USE.fetch_add(size, Ordering::Relaxed) + size;
-    PEAK.fetch_max(in_use, Ordering::Relaxed);
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+use allocations::{in_use, peak_of};
 
 #[test]
-fn opening_reads_headers_and_loading_holds_one_copy() {
+fn opening_reads_headers_loading_holds_one_copy_and_converting_none() {
+    opening_reads_headers();
+    loading_holds_one_copy();
+    converting_holds_no_tensor();
+}
+
+fn opening_reads_headers() {
     // OLMoE as released: 3219 tensors, 13.8 GB. Opening reads the header and the configuration,
     // once, and nothing of the weights.
     let dir = tempfile::tempdir().expect("a temporary folder");
@@ -69,10 +41,11 @@ fn opening_reads_headers_and_loading_holds_one_copy() {
     assert!(read >= header, "{read} of a header of {header}: the count does not count");
     assert!(read <= header + config + 16_384, "{read} bytes read, for a header of {header}");
     assert_eq!(folder.model_config().parameters().len(), 3219);
-    let held = IN_USE.load(Ordering::Relaxed);
+    let held = in_use();
     assert!(held < 16 << 20, "{held} bytes in use after opening");
-    drop(folder);
+}
 
+fn loading_holds_one_copy() {
     // A smaller model: at no time more than a tenth beyond its own weights, in every form.
     let dir = tempfile::tempdir().expect("a temporary folder");
     let model = presets::small_olmo2(512, 6, 8, 60_000);
@@ -86,13 +59,11 @@ fn opening_reads_headers_and_loading_holds_one_copy() {
         let quantized = |to: Quantization| to.bytes(elements);
         let (q8, q4) = (Quantization::Q8, Quantization::Q4);
         let check = |form: &str, weights: u64, load: &dyn Fn() -> Loaded| {
-            let before = IN_USE.load(Ordering::Relaxed);
-            PEAK.store(before, Ordering::Relaxed);
-            let loaded = load().expect("finite");
-            let peak = (PEAK.load(Ordering::Relaxed) - before) as f64 / weights as f64;
+            let (loaded, peak) = peak_of(load);
+            let peak = peak as f64 / weights as f64;
             println!("{dtype:?} {form}: peak {peak:.3} of the weights");
             assert!((1.0..=1.1).contains(&peak), "peak {peak} of the weights, {dtype:?} {form}");
-            drop(loaded);
+            drop(loaded.expect("finite"));
         };
         let (bf16, f32) = (Some(Dtype::Bf16), Some(Dtype::F32));
         check("as it is", weights, &|| folder.load(&flex, None));
@@ -106,6 +77,36 @@ fn opening_reads_headers_and_loading_holds_one_copy() {
         check("in 8 bits", quantized(q8), &|| folder.load_quantized(&flex, q8));
         check("in 4 bits", quantized(q4), &|| folder.load_quantized(&flex, q4));
     }
+}
+
+/// Every form made from the one before, widened and narrowed on the way.
+fn converting_holds_no_tensor() {
+    let scratch = tempfile::tempdir().expect("a temporary folder");
+    let first = scratch.path().join("first");
+    fs::create_dir(&first).expect("creates");
+    let model = presets::small_olmo2(512, 2, 8, 20_000);
+    let (weights, _) = sparse::write(&model, Dtype::Bf16, &first).expect("sparse");
+    let to = |form, dtype, max_shard_bytes| Conversion { form, dtype, max_shard_bytes };
+    let (mut from, all) = (first, u64::MAX);
+    for (name, conversion) in [
+        ("model.pt", to(Form::Original, None, all)),
+        ("shards in f32", to(Form::HuggingFace, Some(Dtype::F32), weights / 3)),
+        ("pickled names", to(Form::OriginalSafetensors, None, all)),
+        ("hf_olmo in f16", to(Form::HfOlmo, Some(Dtype::F16), all)),
+        ("OLMo-core's names in bf16", to(Form::Core, Some(Dtype::Bf16), all)),
+        ("one file", to(Form::HuggingFace, None, all)),
+    ] {
+        let out = scratch.path().join("to ".to_owned() + name);
+        let (converted, peak) =
+            peak_of(|| convert(&ModelFolder::open(&from)?, &conversion, &out, |_| ()));
+        converted.expect("converts");
+        println!("to {name}: peak {peak} bytes for {weights}");
+        assert!(peak < 8 << 20, "{peak} bytes in use for {name}, of a model of {weights}");
+        fs::remove_dir_all(&from).expect("removes");
+        from = out;
+    }
+    let last = ModelFolder::open(&from).expect("complete");
+    assert_eq!((last.layout(), last.stored_dtype()), (Form::HuggingFace.layout(), Dtype::Bf16));
 }
 
 type Loaded = olmo_hub::Result<Transformer>;

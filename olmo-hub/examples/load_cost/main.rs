@@ -1,5 +1,6 @@
 //! What opening and loading a released shape costs, with weights that take no room on the disk:
-//! `cargo run --release -p olmo-hub --example load_cost -- olmo2_7b bf16`.
+//! `cargo run --release -p olmo-hub --example load_cost -- olmo2_7b bf16`. With a folder after that,
+//! such a model is left there, for the command to convert.
 
 mod sparse;
 
@@ -13,9 +14,16 @@ use olmo_model::presets;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [preset, dtype] = arguments.as_slice() else { return Err("give PRESET f32|bf16".into()) };
+    let [preset, dtype, folder @ ..] = arguments.as_slice() else {
+        return Err("give PRESET f32|bf16 [DIR]".into());
+    };
     let model = presets::by_name(preset).ok_or("no such preset")?;
     let dtype = if dtype == "f32" { Dtype::F32 } else { Dtype::Bf16 };
+    if let [dir] = folder {
+        std::fs::create_dir_all(dir)?;
+        sparse::write(&model, dtype, dir.as_ref())?;
+        return Ok(());
+    }
     let dir = tempfile::tempdir()?;
     let (weights, header) = sparse::write(&model, dtype, dir.path())?;
 
