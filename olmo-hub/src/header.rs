@@ -18,8 +18,9 @@ use serde_json::{Map, Value, json};
 use crate::dtype::Dtype;
 use crate::tensor_file::TensorSpec;
 
-/// The largest header that the reference implementation accepts, in bytes.
-const MAX_HEADER: u64 = 100_000_000;
+/// The largest header that is read, in bytes: 40 times that of the 3219 tensors of OLMoE. The reference
+/// implementation takes 100 MB, of which a hostile one would make several times that in memory.
+const MAX_HEADER: u64 = 1 << 24;
 
 /// The key of a header that is not a tensor.
 const METADATA: &str = "__metadata__";
@@ -317,8 +318,7 @@ mod tests {
     fn a_header_of_a_terabyte_is_refused_without_allocating_it() {
         let mut bytes = (1_u64 << 40).to_le_bytes().to_vec();
         bytes.extend(b"{}");
-        for (length, expected) in [(10, "at most 100000000"), (7, "at least 8"), (0, "at least 8")]
-        {
+        for (length, expected) in [(10, "at most 16777216"), (7, "at least 8"), (0, "at least 8")] {
             let Err(HeaderError::Problems(problems)) = read_bytes(&bytes[..length]) else {
                 panic!("{length} bytes were accepted")
             };

@@ -30,6 +30,7 @@ pub mod read;
 mod sharded;
 mod shards;
 pub mod tensor_file;
+mod text_file;
 mod tied_output;
 mod torch_file;
 mod values;

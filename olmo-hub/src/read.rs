@@ -14,7 +14,6 @@
 //! for. Beyond the model, a load holds one tensor.
 
 use std::collections::HashSet;
-use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -28,6 +27,7 @@ use crate::error::{BadValue, Error, FolderProblem, Problems, Result};
 use crate::keys::is_buffer;
 use crate::layout::{Layout, Place};
 use crate::shards::Shards;
+use crate::text_file;
 use crate::values::{ReadError, Stored};
 
 /// A model folder that is complete by its headers; no weights are read yet.
@@ -326,10 +326,12 @@ fn read_config(path: &Path) -> Result<HfConfig> {
 
 fn read_special(dir: &Path, default: &Special) -> Result<Special> {
     let path = dir.join("generation_config.json");
-    match fs::read_to_string(&path) {
+    match text_file::read_text(&path) {
         Ok(text) => default.with_generation_config(&text, &path),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(default.clone()),
-        Err(error) => Err(Error::io(&path, "read")(error)),
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Ok(default.clone())
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -11,6 +11,7 @@ use crate::header::{Entry, Header, HeaderError};
 use crate::layout::plain_names;
 use crate::pickled_keys;
 use crate::sharded;
+use crate::text_file;
 use crate::torch_file;
 use crate::values::{Piece, Source};
 
@@ -91,7 +92,7 @@ impl Shards {
             None => shards.open_sharded(dir, problems),
             Some(name) if name.ends_with(".index.json") => {
                 let index = dir.join(name);
-                let text = fs::read(&index).map_err(Error::io(&index, "read"))?;
+                let text = text_file::read(&index, text_file::MAX_BYTES)?;
                 let index: Index = serde_json::from_slice(&text).map_err(Error::json(&index))?;
                 shards.open_index(dir, &index, problems);
             }

@@ -120,7 +120,6 @@ fn a_dtype_that_cannot_be_read_is_named() {
 #[test]
 fn files_are_not_looked_for_outside_the_folder() {
     let folder = folder(&config(), true);
-    let outside = folder.path().join("../outside.safetensors");
     edit_index(folder.path(), |map| {
         for (file, name) in
             map.values_mut().zip(["../outside.safetensors", "/etc/passwd", "a/b", "", "..", "."])
@@ -132,7 +131,6 @@ fn files_are_not_looked_for_outside_the_folder() {
     let escaping = found.iter().filter(|p| matches!(p, FolderProblem::EscapingFile { .. })).count();
     // The tensors of files that were not opened are not called missing.
     assert_eq!((escaping, found.len()), (6, 6), "{:#?}", text(&found));
-    assert!(!outside.exists());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Files and answers of every format, damaged at random: each is read or refused, and nothing panics.
 //!
 //! The corpus is what the reference packages wrote, in `tests/golden`, and `tests/corpus`.
-//! `OLMO_FUZZ_SECONDS` says how long each target is tried; CI gives each ten. A failure names the seed
+//! `OLMO_FUZZ_SECONDS` says how long each target is tried; CI gives each a minute. A failure names the seed
 //! that makes it again: `OLMO_FUZZ_SEED`.
 
 use std::fs;

@@ -11,7 +11,6 @@ mod read;
 mod rope;
 mod write;
 
-use std::fs;
 use std::path::Path;
 
 use olmo_model::ModelConfig;
@@ -21,6 +20,7 @@ use self::fields::Fields;
 use crate::dtype::Dtype;
 use crate::error::{Error, FieldProblem, Problems, Result};
 use crate::family::Family;
+use crate::text_file;
 
 /// What a `config.json` says.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,7 +53,7 @@ impl HfConfig {
     ///
     /// As [`parse`](Self::parse), and [`Error::Io`].
     pub fn read(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+        let text = text_file::read_text(path)?;
         Self::parse(&text, path)
     }
 
@@ -186,7 +186,7 @@ impl HfConfig {
 
 /// The `model` of a `config.yaml`.
 fn read_yaml(path: &Path) -> Result<Map<String, Value>> {
-    let text = fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+    let text = text_file::read_text(path)?;
     let yaml = |message: String| Error::Yaml { path: path.to_owned(), message };
     let value: Value = serde_saphyr::from_str(&text).map_err(|error| yaml(error.to_string()))?;
     match value.get("model") {
@@ -204,7 +204,7 @@ pub(crate) fn mended(path: &Path) -> Result<Vec<String>> {
     let object = if path.extension() == Some("yaml".as_ref()) {
         read_yaml(path)?
     } else {
-        let text = fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+        let text = text_file::read_text(path)?;
         serde_json::from_str(&text).map_err(Error::json(path))?
     };
     Ok(original::mended(&object).into_iter().collect())

@@ -4,6 +4,9 @@ use std::collections::HashMap;
 
 use super::{Global, Id, Node, ORDERED_DICT, Pickle};
 
+/// The most lists and calls that are open at a time; Python opens one for each level of nesting.
+const MAX_MARKS: usize = 1 << 10;
+
 /// Runs a pickle to its end: the values made, and the one that is left.
 pub(super) fn run<'a>(
     bytes: &'a [u8],
@@ -56,7 +59,7 @@ impl<'a> Machine<'a, '_> {
             0x80 => self.protocol()?,
             // A frame only says how many bytes belong together.
             0x95 => drop(self.take::<8>()?),
-            b'(' => self.marks.push(self.stack.len()),
+            b'(' => self.mark()?,
             b'0' => drop(self.pop()?),
             b'N' => self.push(Node::None)?,
             0x88 => self.push(Node::Bool(true))?,
@@ -138,12 +141,24 @@ impl<'a> Machine<'a, '_> {
         str::from_utf8(&rest[..end]).map_err(|_| "its pickle has text that is no UTF-8".to_owned())
     }
 
+    fn too_many(&self) -> String {
+        format!("its pickle has more than {} values", self.max_nodes)
+    }
+
     fn push(&mut self, node: Node<'a>) -> Result<(), String> {
         if self.nodes.len() == self.max_nodes {
-            return Err(format!("its pickle has more than {} values", self.max_nodes));
+            return Err(self.too_many());
         }
         self.stack.push(self.nodes.len() as Id);
         self.nodes.push(node);
+        Ok(())
+    }
+
+    fn mark(&mut self) -> Result<(), String> {
+        if self.marks.len() == MAX_MARKS {
+            return Err(format!("its pickle has more than {MAX_MARKS} marks at a time"));
+        }
+        self.marks.push(self.stack.len());
         Ok(())
     }
 
@@ -251,7 +266,9 @@ impl<'a> Machine<'a, '_> {
         // Python numbers its memo from zero without gaps.
         match index.cmp(&self.memo.len()) {
             std::cmp::Ordering::Less => self.memo[index] = id,
-            std::cmp::Ordering::Equal => self.memo.push(id),
+            // Nor does it remember a value twice.
+            std::cmp::Ordering::Equal if index < self.max_nodes => self.memo.push(id),
+            std::cmp::Ordering::Equal => return Err(self.too_many()),
             std::cmp::Ordering::Greater => {
                 return Err(format!("its pickle remembers value {index} out of turn"));
             }
@@ -266,6 +283,9 @@ impl<'a> Machine<'a, '_> {
         };
         let id = self.memo.get(index);
         let id = id.ok_or_else(|| format!("its pickle recalls value {index} that is not there"))?;
+        if self.stack.len() == self.max_nodes {
+            return Err(self.too_many());
+        }
         self.stack.push(*id);
         Ok(())
     }

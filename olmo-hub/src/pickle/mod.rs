@@ -16,13 +16,13 @@ use std::collections::HashMap;
 pub(crate) use write::{Writer, key};
 
 /// The most bytes that a pickle may have: a checkpoint of a thousand tensors needs 300 kB.
-pub(crate) const MAX_BYTES: usize = 1 << 24;
+pub(crate) const MAX_BYTES: usize = 1 << 22;
 
 /// The most bytes of a pickle that lists every piece of every tensor of a sharded checkpoint.
 pub(crate) const MAX_LIST_BYTES: usize = 1 << 28;
 
 /// The most values that a pickle may make.
-const MAX_NODES: usize = 1 << 20;
+const MAX_NODES: usize = 1 << 19;
 
 /// The fewest bytes of a list of pieces that make a value, on average; those of torch 2.9 have six or more.
 const BYTES_PER_NODE: usize = 4;

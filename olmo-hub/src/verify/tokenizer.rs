@@ -1,11 +1,16 @@
 //! Whether tokenizer, special tokens and embedding belong together.
 
 use std::collections::HashMap;
-use std::fs;
+use std::io;
 
 use serde_json::Value;
 
+use crate::error::Error;
 use crate::read::ModelFolder;
+use crate::text_file;
+
+/// The most bytes of a `tokenizer.json`: that of OLMo 2 has 7 MB.
+const MAX_TOKENIZER: u64 = 1 << 26;
 
 /// What stands for personal data in OLMo's vocabulary; early configurations took one for the end.
 const MASKS: [&str; 3] = ["|||IP_ADDRESS|||", "|||EMAIL_ADDRESS|||", "|||PHONE_NUMBER|||"];
@@ -23,7 +28,16 @@ pub(super) fn problems(folder: &ModelFolder) -> Vec<String> {
         problems.push(format!("{name} is {id}, past the embedding's {vocab_size} rows"));
     }
     let path = folder.path().join("tokenizer.json");
-    let Ok(text) = fs::read(&path) else { return problems };
+    let text = match text_file::read(&path, MAX_TOKENIZER) {
+        Ok(text) => text,
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            return problems;
+        }
+        Err(error) => {
+            problems.push(error.to_string());
+            return problems;
+        }
+    };
     let Ok(json) = serde_json::from_slice::<Value>(&text) else {
         problems.push("tokenizer.json is not JSON".to_owned());
         return problems;

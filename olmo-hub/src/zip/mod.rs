@@ -16,7 +16,7 @@ use crate::values::read_exact_at;
 /// The most members that are read; a checkpoint has one a tensor and a few more.
 const MAX_MEMBERS: u64 = 1 << 17;
 /// The most bytes of the list of members.
-const MAX_DIRECTORY: u64 = 1 << 25;
+const MAX_DIRECTORY: u64 = 1 << 24;
 
 const END: [u8; 4] = *b"PK\x05\x06";
 const END_64: [u8; 4] = *b"PK\x06\x06";

@@ -1,5 +1,7 @@
 //! The system's allocator, with the bytes in use and the most there were, of the whole process.
 
+#![allow(dead_code, reason = "no test uses all of it")]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
