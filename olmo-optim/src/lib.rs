@@ -14,6 +14,7 @@
 //! - [`AdaptiveClip`]: a limit for each parameter, from what its gradients were.
 //! - [`ParamGroups`]: which parameters decay.
 //! - [`Schedule`]: the learning rate as a function of the step.
+//! - [`BatchWarmup`]: a batch that grows in the course of a run.
 //!
 //! # Example
 //!
@@ -56,6 +57,7 @@
 //! ```
 
 mod adamw;
+mod batch_warmup;
 mod clip;
 mod error;
 mod fit;
@@ -69,6 +71,7 @@ mod schedule;
 mod skip_step;
 
 pub use adamw::{AdamW, AdamWConfig};
+pub use batch_warmup::{BatchPlan, BatchStage, BatchUnits, BatchWarmup, RateAdjustment};
 pub use clip::{
     AdaptiveClip, GradNorm, GradNormLimit, clip_coefficient, global_norm, sums_of_squares,
 };

@@ -8,7 +8,9 @@ use olmo_data::instances::{
     FslInstances, InstanceConfig, Instances, InterleavedInstances, MixtureSource, PackedInstances,
     PaddedInstances, RepetitionFilter, Sources, VslInstances, mixture,
 };
-use olmo_data::{Batch, TokenDataset, TokenDtype, TokenFile};
+use olmo_data::{
+    Batch, DataLoader, DataLoaderConfig, LoaderState, TokenDataset, TokenDtype, TokenFile,
+};
 use olmo_model::Labels;
 
 use crate::config::TrainConfig;
@@ -32,6 +34,25 @@ impl std::fmt::Debug for OpenData {
             .field("n_instances", &self.instances.len())
             .field("fingerprint", &self.fingerprint)
             .finish()
+    }
+}
+
+impl OpenData {
+    /// A loader that goes on from a state, with batches of the size that they have after so many
+    /// tokens of the run.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Data`], as of [`DataLoader::new`].
+    pub fn loader(
+        &self,
+        config: &TrainConfig,
+        total_tokens: u64,
+        state: LoaderState,
+    ) -> Result<DataLoader, Error> {
+        let global_batch_size = config.batch_plan().batch_size(total_tokens);
+        let settings = DataLoaderConfig { global_batch_size, ..config.loader() };
+        Ok(DataLoader::new(Arc::clone(&self.instances), settings, state)?)
     }
 }
 

@@ -40,6 +40,7 @@ pub mod metrics;
 pub mod observer;
 pub mod official;
 pub mod publish;
+mod start;
 pub mod step;
 pub mod trainer;
 

@@ -58,6 +58,9 @@ pub struct StepMetrics {
     /// Learning rate of the first parameter group.
     #[serde(rename = "optim/learning_rate_group0")]
     pub learning_rate: f64,
+    /// Tokens of the batch, where it grows in the course of the run; OLMo-core's name.
+    #[serde(rename = "train/global batch size", skip_serializing_if = "Option::is_none", default)]
+    pub global_batch_size: Option<u64>,
     /// Epoch of the batch, from 0.
     #[serde(rename = "throughput/epoch")]
     pub epoch: u64,
@@ -193,6 +196,7 @@ mod tests {
             total_grad_norm: 2.0,
             clip_coefficient: 0.5,
             step_skipped: None,
+            global_batch_size: None,
             learning_rate: 1e-3,
             epoch: 0,
             total_tokens: 64 * step,

@@ -1,14 +1,14 @@
 //! The loop: batches in, steps made, checkpoints and metrics out.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use burn::tensor::Device;
-use olmo_data::{DataLoader, LoaderState};
-use olmo_hub::{Dtype, ModelFolder, Special, clean_leftovers, write_atomic};
+use olmo_data::{Batch, DataLoader, LoaderState};
+use olmo_hub::{Special, clean_leftovers, write_atomic};
 use olmo_model::Transformer;
 use olmo_optim::{AdaptiveClip, Optimizer, ParamGroups, UpdateOptions};
 
@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::faults::Faults;
 use crate::metrics::{MetricsFile, Speedometer, StepMetrics};
 use crate::observer::{Observer, Outcome};
+use crate::start::{initial_model, lock};
 use crate::step::{Clipping, Gradients, batch_gradients, clip};
 
 /// A run: model, optimizer, data, and where they stand.
@@ -29,6 +30,7 @@ pub struct Trainer {
     model: Option<Transformer>,
     optimizer: Box<dyn Optimizer>,
     groups: ParamGroups,
+    opened: OpenData,
     loader: DataLoader,
     data: DataIdentity,
     metrics: MetricsFile,
@@ -64,8 +66,9 @@ impl Trainer {
         let lock = lock(&config.save_folder)?;
         clean_leftovers(&config.save_folder)?;
         clean_leftovers(&checkpoints)?;
-        let OpenData { instances, fingerprint } = data::open(&config)?;
-        let data = DataIdentity::new(&config, instances.len(), fingerprint);
+        let opened = data::open(&config)?;
+        config.check_growth(opened.instances.len())?;
+        let data = DataIdentity::new(&config, &opened);
         let mut optimizer = config.optimizer.build(&config.model)?;
         let checkpoint::Found { newest, set_aside } =
             checkpoint::find(&checkpoints, config.on_damaged_checkpoint)?;
@@ -79,6 +82,7 @@ impl Trainer {
         };
         let loader_state = state.as_ref().map_or(LoaderState::default(), |state| state.loader);
         let global_step = state.as_ref().map_or(0, |state| state.global_step);
+        let total_tokens = state.as_ref().map_or(0, |state| state.global_train_tokens_seen);
         write_atomic(&config.save_folder.join("config.yaml"), |file| {
             Ok::<_, Error>(file.put(config.to_yaml()?.as_bytes())?)
         })?;
@@ -100,11 +104,12 @@ impl Trainer {
         let averages = state.as_ref().map(|state| state.grad_norm_exp_avg.clone());
         Ok(Self {
             groups: config.optimizer.groups(&config.model)?,
-            loader: DataLoader::new(instances, config.loader(), loader_state)?,
+            loader: opened.loader(&config, total_tokens, loader_state)?,
+            opened,
             metrics,
             speedometer,
             faults: Faults::new(config.faults, spikes)?,
-            total_tokens: state.map_or(0, |state| state.global_train_tokens_seen),
+            total_tokens,
             saver: Saver::new(checkpoints, config.save_rules(), config.save_async, newest),
             averages: AdaptiveClip::from_averages(averages.unwrap_or_default()),
             last_step: config.last_step(global_step),
@@ -226,7 +231,7 @@ impl Trainer {
     pub fn step(&mut self) -> Result<StepMetrics, Error> {
         let start = Instant::now();
         let epoch = self.loader.state().epoch;
-        let batch = self.loader.next_batch()?;
+        let batch = self.next_batch()?;
         let step = self.global_step + 1;
         let tokens = self.total_tokens + batch.tokens.len() as u64;
         let at = Position { step, tokens_before: self.total_tokens, tokens };
@@ -250,6 +255,7 @@ impl Trainer {
         let z_loss = self.config.z_loss_factor();
         let routers = self.config.router_weights().per_layer(self.config.model.n_layers);
         let of_routers = |weight: f64, sum: f64| (weight > 0.0).then(|| weight * sum / divisor);
+        let grows = self.config.batch_size_warmup.is_some();
         let elapsed = start.elapsed();
         Ok(StepMetrics {
             step,
@@ -263,11 +269,23 @@ impl Trainer {
             clip_coefficient: clipping.coefficient,
             step_skipped: fault.map(|_| 1.0),
             learning_rate: lr,
+            global_batch_size: grows.then_some(batch.tokens.len() as u64),
             epoch,
             total_tokens: self.total_tokens,
             tokens_per_second: batch.tokens.len() as f64 / elapsed.as_secs_f64(),
             speed: self.speedometer.read(elapsed, batch.tokens.len() as u64, self.total_tokens),
         })
+    }
+
+    /// The next batch, of the size that the plan has for it.
+    fn next_batch(&mut self) -> Result<Batch, Error> {
+        let size = self.config.batch_plan().batch_size(self.total_tokens);
+        if size != self.loader.config().global_batch_size {
+            // What was read ahead is read again, in larger batches.
+            let state = self.loader.state();
+            self.loader = self.opened.loader(&self.config, self.total_tokens, state)?;
+        }
+        Ok(self.loader.next_batch()?)
     }
 
     fn update(
@@ -361,32 +379,4 @@ impl Trainer {
             kept,
         }
     }
-}
-
-/// Takes a run's folder for this process, until the file is closed, however the process ends.
-fn lock(folder: &Path) -> Result<File, Error> {
-    let path = folder.join("run.lock");
-    let file = File::create(&path).map_err(|source| Error::Io { path, source })?;
-    match file.try_lock() {
-        Err(TryLockError::WouldBlock) => Err(Error::InUse { path: folder.to_owned() }),
-        // A file system without locks is no reason not to train.
-        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
-    }
-}
-
-fn initial_model(config: &TrainConfig, device: &Device) -> Result<Transformer, Error> {
-    let Some(path) = &config.load_path else {
-        return Ok(Transformer::init(&config.model, &config.init, config.seed, device)?);
-    };
-    let folder = ModelFolder::open(path)?;
-    if *folder.model_config() != config.model {
-        return Err(Error::Config {
-            origin: "load_path".to_owned(),
-            message: format!(
-                "{} holds a model of another architecture than `model` describes",
-                path.display()
-            ),
-        });
-    }
-    Ok(folder.load(device, Some(Dtype::F32))?)
 }

@@ -17,10 +17,11 @@ pub(crate) fn bytes(n_bytes: u64, what: &str) -> ProgressBar {
     with_style(ProgressBar::new(n_bytes), template, what)
 }
 
-/// A bar over training steps; the message says how it goes.
-pub(crate) fn steps(n_steps: u64) -> ProgressBar {
-    let template = "step {pos}/{len} [{wide_bar}] {msg}  {eta}";
-    with_style(ProgressBar::new(n_steps), template, "")
+/// A bar over the tokens of a run, whose steps may have more and more of them; the prefix counts steps,
+/// the message says how it goes.
+pub(crate) fn run(n_tokens: u64) -> ProgressBar {
+    let template = "step {prefix} [{wide_bar}] {msg}  {eta}";
+    with_style(ProgressBar::new(n_tokens), template, "")
 }
 
 /// A bar over the values of a model.

@@ -1,5 +1,6 @@
 //! All cross-crate checks, in one binary so that it is linked once.
 
+mod batch_warmup;
 mod chain;
 mod checkpoints;
 mod curve;

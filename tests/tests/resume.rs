@@ -180,6 +180,11 @@ fn every_optimizer_and_clipping_resumes_to_the_last_bit() {
         ),
         ("adaptive", r#"{"max_grad_norm_ratio": 1.1}"#),
         ("tokens", r#"{"scheduler": {"units": "tokens"}, "compat": "olmo"}"#),
+        // From the third step on, which waits for the fifth; the first epoch ends with the sixth.
+        (
+            "growing",
+            r#"{"batch_size_warmup": {"name": "at_marks", "batch_sizes": [8, 16], "schedule": [0, 300]}}"#,
+        ),
     ];
     for (name, json) in settings {
         let changed = |run_name: &str| {

@@ -154,5 +154,5 @@ fn the_runs_in_configs_are_sound() {
         assert!(config.tokens_per_step() * config.max_duration > 40_000_000_000, "{name}");
         names.push(name);
     }
-    assert_eq!(names.len(), 8, "{names:?}");
+    assert_eq!(names.len(), 9, "{names:?}");
 }

@@ -85,7 +85,7 @@ impl Count {
     }
 }
 
-pub(super) fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+pub(crate) fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     Count::deserialize(deserializer)?.whole()
 }
 
@@ -95,7 +95,7 @@ pub(super) fn optional_whole_number<'de, D: Deserializer<'de>>(
     Option::<Count>::deserialize(deserializer)?.map(Count::whole).transpose()
 }
 
-pub(super) fn whole_numbers<'de, D: Deserializer<'de>>(
+pub(crate) fn whole_numbers<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Vec<u64>, D::Error> {
     Vec::<Count>::deserialize(deserializer)?.into_iter().map(Count::whole).collect()

@@ -43,6 +43,7 @@ use crate::Error;
 
 pub use decay::Decay;
 pub use extent::Extent;
+pub(crate) use extent::{whole_number, whole_numbers};
 pub use joined::{BoltOnWarmup, Sequential};
 pub use power::{InverseSqrt, Power};
 pub use stable::{CosineThenLinear, StableDecay, StablePeriods};

@@ -4,6 +4,7 @@ use olmo_data::BatchOrder;
 use serde::{Deserialize, Serialize};
 
 use crate::config::TrainConfig;
+use crate::data::OpenData;
 
 /// What the order of the data depends on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,16 +29,16 @@ pub struct DataIdentity {
 }
 
 impl DataIdentity {
-    /// That of a run whose dataset has `n_instances`.
-    pub(crate) fn new(config: &TrainConfig, n_instances: usize, fingerprint: String) -> Self {
+    /// That of a run with its data.
+    pub(crate) fn new(config: &TrainConfig, opened: &OpenData) -> Self {
         let order = config.data.batch_order();
         let is_vsl = matches!(order, BatchOrder::OlmoCoreVsl { .. });
         Self {
             seed: config.data_seed(),
-            n_instances,
+            n_instances: opened.instances.len(),
             sequence_length: config.data.sequence_length,
             order,
-            fingerprint: Some(fingerprint),
+            fingerprint: Some(opened.fingerprint.clone()),
             batch_tokens: is_vsl.then(|| config.tokens_per_step()),
         }
     }

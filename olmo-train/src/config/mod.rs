@@ -3,6 +3,7 @@
 //! Field names are those of OLMo's trainer (`olmo/config.py`) where a field of ours means the same.
 //! Unknown fields are refused, so that a misspelt one is never ignored.
 
+mod batches;
 mod optimizer;
 mod pace;
 mod read;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use olmo_data::Tail;
 use olmo_model::config::FeedForwardConfig;
 use olmo_model::{InitConfig, ModelConfig, RouterWeights};
+use olmo_optim::BatchWarmup;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{OnDamage, SaveRules};
@@ -68,8 +70,11 @@ pub struct TrainConfig {
     pub optimizer: OptimizerConfig,
     /// Learning rate over steps or tokens, starting from `optimizer.learning_rate`.
     pub scheduler: SchedulerConfig,
-    /// Instances in a step.
+    /// Instances in a step; in the first where there is a `batch_size_warmup`.
     pub global_train_batch_size: usize,
+    /// How the batch grows in the course of the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_size_warmup: Option<BatchWarmup>,
     /// Instances in one forward and backward pass; a step adds up as many as it takes.
     pub device_train_microbatch_size: usize,
     /// Steps of the run, which schedules go by. May be written in tokens, `2e12T`, or epochs, `2ep`.
@@ -245,11 +250,6 @@ impl TrainConfig {
         })
     }
 
-    /// Tokens in one step.
-    pub fn tokens_per_step(&self) -> u64 {
-        self.global_train_batch_size as u64 * self.data.sequence_length as u64
-    }
-
     /// Seed of the data order.
     pub fn data_seed(&self) -> u64 {
         self.data.seed.unwrap_or(self.seed)
@@ -355,6 +355,7 @@ impl TrainConfig {
         let vocab_size = self.model.vocab_size;
         problems.extend(self.data.problems(self.eos_token_id, self.pad_token_id, vocab_size));
         problems.extend(self.optimizer.problems());
+        problems.extend(self.batch_problems());
         let schedule = self.scheduler.schedule.validate(self.optimizer.learning_rate);
         problems.extend(schedule.err().map(|e| e.to_string()));
         for limit in [self.max_grad_norm, self.max_grad_norm_ratio].into_iter().flatten() {

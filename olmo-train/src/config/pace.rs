@@ -39,7 +39,7 @@ const OLMO_Z_LOSS: f64 = 1e-4;
 impl TrainConfig {
     /// The learning rate of a step.
     pub fn learning_rate_at(&self, at: Position) -> f64 {
-        let peak = self.optimizer.learning_rate;
+        let peak = self.optimizer.learning_rate * self.batch_rate_factor(at.tokens_before);
         let (now, end) = match self.scheduler.units {
             ScheduleUnits::Steps => (at.step, self.max_duration),
             ScheduleUnits::Tokens => (at.tokens, self.max_tokens(at)),
@@ -49,7 +49,8 @@ impl TrainConfig {
 
     /// Tokens of the whole run, as they are known at a step.
     fn max_tokens(&self, at: Position) -> u64 {
-        at.tokens + self.max_duration.saturating_sub(at.step) * self.tokens_per_step()
+        let plan = self.batch_plan();
+        at.tokens + plan.tokens_of(self.max_duration).saturating_sub(plan.tokens_of(at.step))
     }
 
     /// Whether a step lies behind the warmup of the learning rate.

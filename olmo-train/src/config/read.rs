@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use olmo_data::official::MaxDuration;
 use olmo_data::{TokenDataset, TokenDtype};
 use olmo_model::{ModelConfig, presets};
+use olmo_optim::{BatchPlan, BatchWarmup};
 use serde::Deserialize;
 use serde::de::Error as _;
 use serde_json::Value;
@@ -84,11 +85,17 @@ pub(super) fn resolve_duration(value: &mut Value) -> Result<(), String> {
         count.ok_or_else(|| format!("max_duration is {text}, which needs a whole number as {name}"))
     };
     let batch = || count(value.get("global_train_batch_size"), "global_train_batch_size");
+    let warmup = value.get("batch_size_warmup").filter(|warmup| !warmup.is_null());
     let steps = match duration {
         MaxDuration::Steps(steps) => steps,
         MaxDuration::Tokens(tokens) => {
             let seq = count(value.pointer("/data/sequence_length"), "data.sequence_length")?;
-            tokens.div_ceil(batch()?.saturating_mul(seq))
+            steps_for(tokens, batch()?, seq, warmup)?
+        }
+        MaxDuration::Epochs(_) if warmup.is_some() => {
+            return Err(format!(
+                "max_duration is {text}, expected steps or tokens with batch_size_warmup"
+            ));
         }
         MaxDuration::Epochs(epochs) => epochs.saturating_mul(n_instances(value)? / batch()?),
     };
@@ -99,6 +106,20 @@ pub(super) fn resolve_duration(value: &mut Value) -> Result<(), String> {
     }
     value["max_duration"] = steps.into();
     Ok(())
+}
+
+/// Steps of a run of so many tokens whose batch may grow.
+fn steps_for(tokens: u64, batch: u64, seq: u64, warmup: Option<&Value>) -> Result<u64, String> {
+    let warmup: Option<BatchWarmup> = warmup
+        .map(|warmup| serde_json::from_value(warmup.clone()))
+        .transpose()
+        .map_err(|error| format!("batch_size_warmup: {error}"))?;
+    let batch = usize::try_from(batch).unwrap_or(usize::MAX);
+    if let Some(warmup) = &warmup {
+        warmup.validate(batch).map_err(|error| error.to_string())?;
+    }
+    let seq = usize::try_from(seq).unwrap_or(usize::MAX);
+    Ok(BatchPlan::new(batch, seq, warmup.as_ref()).steps_for(tokens))
 }
 
 fn end_with_the_run(scheduler: &mut serde_json::Map<String, Value>, tokens: u64) {

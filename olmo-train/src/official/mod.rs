@@ -41,6 +41,7 @@ pub struct Translation {
 
 /// Fields of ours that may stand in a configuration of the original's.
 pub const OWN: &[&str] = &[
+    "batch_size_warmup",
     "compat",
     "device_peak_flops",
     "energy",

@@ -151,7 +151,7 @@ impl Inspect {
         ensure!(
             self.find.is_none() && self.global_indices.is_none(),
             "--find and --global-indices work only where instances are pieces of files, \
-             `data.dataset: {{name: fsl}}` without masks and filter"
+             `data.dataset: {{name: fsl}}` without masks and filter, in batches of one size"
         );
         let resolve = |path: &mut PathBuf| -> Result<()> {
             *path = map.resolve(&path.display().to_string())?;
@@ -174,17 +174,34 @@ impl Inspect {
         let OpenData { instances, .. } = data::open(&config)?;
         let ranks = self.rank.zip(self.world_size);
         let (rank, world_size) = ranks.unwrap_or((0, 1));
-        let settings = DataLoaderConfig { rank, world_size, prefetch: 0, ..config.loader() };
+        let plan = config.batch_plan();
+        let tokens = plan.tokens_of(step.saturating_sub(1));
+        let global_batch_size = plan.batch_size(tokens);
+        let settings = DataLoaderConfig {
+            global_batch_size,
+            rank,
+            world_size,
+            prefetch: 0,
+            ..config.loader()
+        };
         let beginning = DataLoader::new(Arc::clone(&instances), settings, LoaderState::default())?;
         let mut reports = Vec::new();
         if let Some(number) = step.checked_sub(1) {
             let per_epoch = beginning.n_batches_per_epoch() as u64;
             let seen = number % per_epoch;
-            let state = LoaderState {
+            let mut state = LoaderState {
                 epoch: beginning.state().epoch + number / per_epoch,
                 n_instances_seen: seen as usize * config.global_train_batch_size,
                 n_tokens_seen: seen * config.tokens_per_step(),
             };
+            if config.batch_size_warmup.is_some() {
+                let n_instances_seen = tokens as usize / config.data.sequence_length;
+                ensure!(
+                    n_instances_seen + global_batch_size <= instances.len(),
+                    "step {step} is after the first epoch, expected one in it where batches grow"
+                );
+                state = LoaderState { epoch: 0, n_instances_seen, n_tokens_seen: tokens };
+            }
             let mut loader = DataLoader::new(Arc::clone(&instances), settings, state)?;
             let indices = loader.next_batch()?.indices;
             let named = config.tokenizer.as_ref().map(|path| path.display().to_string());
@@ -273,7 +290,8 @@ fn read(path: &Path) -> Result<Config> {
             ) => (Some(chunk_size), *max_target_sequence_length),
             _ => return Ok(Config::Instances(Box::new(config))),
         };
-        if data.label_mask_paths.is_some() || data.instance_filter.is_some() {
+        let grows = config.batch_size_warmup.is_some();
+        if data.label_mask_paths.is_some() || data.instance_filter.is_some() || grows {
             return Ok(Config::Instances(Box::new(config)));
         }
         return Ok(Config::Pieces(Run {

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use olmo_optim::BatchPlan;
 use olmo_train::StepMetrics;
 use ratatui::backend::{Backend, TermionBackend};
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -45,6 +46,7 @@ pub(super) struct Dashboard {
 struct State {
     title: String,
     max_steps: u64,
+    plan: BatchPlan,
     last: Option<StepMetrics>,
     first_step: u64,
     since: Instant,
@@ -63,10 +65,15 @@ struct Curve {
 
 impl Dashboard {
     /// Takes the terminal.
-    pub(super) fn open(title: &str, max_steps: u64, interrupt: Interrupt) -> io::Result<Self> {
+    pub(super) fn open(
+        title: &str,
+        max_steps: u64,
+        plan: BatchPlan,
+        interrupt: Interrupt,
+    ) -> io::Result<Self> {
         let screen = io::stdout().into_raw_mode()?.into_alternate_screen()?;
         let terminal = Terminal::new(TermionBackend::new(screen))?;
-        let state = Arc::new(Mutex::new(State::new(title, max_steps)));
+        let state = Arc::new(Mutex::new(State::new(title, max_steps, plan)));
         let done = Arc::new(AtomicBool::new(false));
         let (shown, ended) = (Arc::clone(&state), Arc::clone(&done));
         let thread = thread::Builder::new()
@@ -128,11 +135,12 @@ fn show<B: Backend<Error = io::Error>>(
 }
 
 impl State {
-    fn new(title: &str, max_steps: u64) -> Self {
+    fn new(title: &str, max_steps: u64, plan: BatchPlan) -> Self {
         let curve = |name| Curve { name, points: Vec::new(), every: 1 };
         Self {
             title: title.to_owned(),
             max_steps,
+            plan,
             last: None,
             first_step: 0,
             since: Instant::now(),
@@ -180,6 +188,8 @@ impl State {
 
     fn draw_head(&self, frame: &mut Frame<'_>, area: Rect) {
         let step = self.last.map_or(self.first_step, |last| last.step);
+        // Steps may have more and more tokens, so time goes by these.
+        let tokens = |steps| self.plan.tokens_of(steps);
         let mut label = format!("step {step} of {}", self.max_steps);
         if let Some(last) = self.last {
             // Writing to a string does not fail.
@@ -188,14 +198,15 @@ impl State {
             if let Some(mfu) = last.speed.mfu {
                 let _ = write!(label, "  MFU {mfu:.0} %");
             }
-            let (made, left) =
-                (step.saturating_sub(self.first_step), self.max_steps.saturating_sub(step));
+            let between = |from, to| tokens(to).saturating_sub(tokens(from));
+            let (made, left) = (between(self.first_step, step), between(step, self.max_steps));
             if made > 0 {
                 let seconds = self.since.elapsed().as_secs_f64() / made as f64 * left as f64;
                 let _ = write!(label, "  {} left", hours(seconds));
             }
         }
-        let share = (step as f64 / self.max_steps.max(1) as f64).clamp(0.0, 1.0);
+        let share = tokens(step) as f64 / tokens(self.max_steps).max(1) as f64;
+        let share = share.clamp(0.0, 1.0);
         let gauge = Gauge::default()
             .block(Block::bordered().title(self.title.as_str()))
             .gauge_style(Style::new().fg(Color::Blue))
@@ -274,6 +285,7 @@ mod tests {
             total_grad_norm: 1.0,
             clip_coefficient: 1.0,
             step_skipped: None,
+            global_batch_size: None,
             learning_rate: 1e-3,
             epoch: 0,
             total_tokens: 1,
@@ -291,7 +303,7 @@ mod tests {
 
     #[test]
     fn the_screen_shows_how_a_run_goes() {
-        let mut state = State::new("small", 100);
+        let mut state = State::new("small", 100, BatchPlan::new(8, 16, None));
         let empty = screen(&state);
         assert!(empty.contains("step 0 of 100") && empty.contains("q: stop and save"), "{empty}");
         for step in 1..=50 {

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use olmo_model::{Costs, Sharding};
+use olmo_optim::BatchStage;
 use olmo_train::TrainConfig;
 use olmo_train::step::Precision;
 use serde::Serialize;
@@ -25,7 +26,10 @@ pub(super) struct Machine {
 #[derive(Debug, Serialize)]
 struct Estimate {
     steps: u64,
+    /// That of the first step where batches grow.
     tokens_per_step: u64,
+    /// Steps whose batches have one size, in order.
+    batches: Vec<BatchStage>,
     tokens: u64,
     parameters: u64,
     flops_per_token: u64,
@@ -53,7 +57,10 @@ impl Estimate {
     fn new(config: &TrainConfig, machine: Machine) -> Self {
         let costs = Costs::at(&config.model, config.data.sequence_length);
         let steps = config.last_step(0);
-        let tokens = steps.saturating_mul(config.tokens_per_step());
+        let plan = config.batch_plan();
+        let tokens = plan.tokens_of(steps);
+        let mut batches = plan.stages().to_vec();
+        batches.retain(|stage| stage.steps_before < steps);
         let flops_per_token = costs.forward_flops_per_token + costs.backward_flops_per_token;
         let flops = flops_per_token as f64 * tokens as f64;
         let peak = config.device_peak_flops.unwrap_or(H100_FLOPS);
@@ -66,6 +73,7 @@ impl Estimate {
         Self {
             steps,
             tokens_per_step: config.tokens_per_step(),
+            batches,
             tokens,
             parameters: costs.n_parameters,
             flops_per_token,
@@ -90,9 +98,17 @@ impl Estimate {
         let Bytes { single, zero1, zero2, zero3 } = self.bytes_per_device;
         let [single, zero1, zero2, zero3] = [single, zero1, zero2, zero3].map(output::bytes);
         let counted = |n: u64| format!("{} ({})", output::grouped(n), output::scaled(n));
+        let of_step = |stage: &BatchStage| {
+            let tokens = output::grouped(stage.batch_tokens);
+            match stage.steps_before {
+                0 => tokens,
+                steps => format!("{tokens} after step {}", output::grouped(steps)),
+            }
+        };
+        let per_step: Vec<String> = self.batches.iter().map(of_step).collect();
         vec![
             ("steps", output::grouped(self.steps)),
-            ("tokens per step", output::grouped(self.tokens_per_step)),
+            ("tokens per step", per_step.join(", ")),
             ("tokens", counted(self.tokens)),
             ("parameters", counted(self.parameters)),
             ("FLOPs per token", output::scaled(self.flops_per_token)),

@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::Result;
 use indicatif::ProgressBar;
 use olmo_model::Transformer;
+use olmo_optim::BatchPlan;
 use olmo_train::{Evaluation, Observer, StepMetrics, TrainConfig};
 
 #[cfg(all(feature = "tui", unix))]
@@ -25,6 +26,8 @@ pub(super) struct Shown {
     #[cfg(all(feature = "tui", unix))]
     dashboard: Option<Dashboard>,
     json: bool,
+    max_steps: u64,
+    plan: BatchPlan,
     evaluators: Evaluators,
     #[cfg(feature = "net")]
     publisher: Option<Publisher>,
@@ -47,15 +50,24 @@ impl Shown {
         let evaluators = Evaluators::open(config, interrupt)?;
         #[cfg(feature = "net")]
         let publisher = config.push.as_ref().map(Publisher::start).transpose()?;
-        let bar = if tui { ProgressBar::hidden() } else { progress::steps(config.max_duration) };
+        let plan = config.batch_plan();
+        let bar = if tui {
+            ProgressBar::hidden()
+        } else {
+            progress::run(plan.tokens_of(config.max_duration))
+        };
         #[cfg(all(feature = "tui", unix))]
-        let open = || Dashboard::open(&config.run_name, config.max_duration, interrupt.clone());
+        let open = || {
+            Dashboard::open(&config.run_name, config.max_duration, plan.clone(), interrupt.clone())
+        };
         Ok(Self {
             bar,
             // The last, since it takes the terminal that errors go to.
             #[cfg(all(feature = "tui", unix))]
             dashboard: tui.then(open).transpose()?,
             json,
+            max_steps: config.max_duration,
+            plan,
             evaluators,
             #[cfg(feature = "net")]
             publisher,
@@ -102,7 +114,8 @@ impl Shown {
 
 impl Observer for Shown {
     fn on_start(&mut self, step: u64, _: u64) {
-        self.bar.set_position(step);
+        self.bar.set_prefix(format!("{step}/{}", self.max_steps));
+        self.bar.set_position(self.plan.tokens_of(step));
         self.bar.reset_eta();
         #[cfg(all(feature = "tui", unix))]
         if let Some(dashboard) = &self.dashboard {
@@ -115,7 +128,8 @@ impl Observer for Shown {
         if let Some(dashboard) = &self.dashboard {
             dashboard.step(metrics);
         }
-        self.bar.set_position(metrics.step);
+        self.bar.set_prefix(format!("{}/{}", metrics.step, self.max_steps));
+        self.bar.set_position(self.plan.tokens_of(metrics.step));
         let mut message = format!(
             "loss {:.3}  lr {:.1e}  {:.0} tokens/s",
             metrics.cross_entropy, metrics.learning_rate, metrics.tokens_per_second
