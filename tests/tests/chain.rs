@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use burn::tensor::{Device, FloatDType, Tensor};
 use olmo_model::{InitConfig, Labels, RouterWeights, Transformer, token_tensor, walk};
 use olmo_tests::small_models;
-use olmo_train::step::{Activations, Gradients, Precision, StepOptions, micro_batch};
+use olmo_train::step::{
+    ActivationCosts, Activations, Gradients, Precision, StepOptions, micro_batch,
+};
 
 const SEQ: usize = 24;
 const BATCH: usize = 3;
@@ -54,7 +56,16 @@ fn chain_equals_the_full_graph_bitwise() {
         let labels = Labels::next_token(&tokens, SEQ);
         let expected = full_graph(&model, &tokens, &labels, 1e-3, 1.0 / 64.0);
         assert_eq!(bits(&expected).len(), config.parameters().len(), "{name}: one per parameter");
-        for activations in [Activations::Keep, Activations::Recompute] {
+        let all =
+            ActivationCosts::new(&config, BATCH * SEQ, Precision::F32).bytes(Activations::Keep);
+        for activations in [
+            Activations::Keep,
+            Activations::Recompute,
+            Activations::RecomputeEvery(2),
+            Activations::KeepEvery(2),
+            Activations::KeepLast(1),
+            Activations::Budget(all * 2 / 3),
+        ] {
             let mut found = Gradients::new();
             let options = options(activations, Precision::F32);
             micro_batch(&model, &tokens, SEQ, &labels, &options, &mut found);
@@ -111,8 +122,10 @@ fn bf16_follows_f32_and_recomputes_to_the_same_bits() {
         };
         let (exact, reference) = run(Activations::Keep, Precision::F32);
         let (kept_loss, kept) = run(Activations::Keep, Precision::AmpBf16);
-        let (_, recomputed) = run(Activations::Recompute, Precision::AmpBf16);
-        assert_eq!(bits(&kept), bits(&recomputed), "{name}");
+        for activations in [Activations::Recompute, Activations::RecomputeEvery(2)] {
+            let (_, recomputed) = run(activations, Precision::AmpBf16);
+            assert_eq!(bits(&kept), bits(&recomputed), "{name}, {activations:?}");
+        }
         assert!((kept_loss / exact - 1.0).abs() < 1e-3, "{name}: {kept_loss} for {exact}");
         for ((path, found), (_, expected)) in kept.iter().zip(reference.iter()) {
             let values = |sum: &Tensor<1>| sum.to_data().iter::<f32>().collect::<Vec<_>>();

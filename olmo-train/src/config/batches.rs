@@ -5,11 +5,19 @@ use olmo_optim::{BatchPlan, RateAdjustment};
 
 use super::{OptimizerName, TrainConfig};
 use crate::error::Error;
+use crate::step::ActivationCosts;
 
 impl TrainConfig {
     /// Tokens in one step; in the first where the batch grows.
     pub fn tokens_per_step(&self) -> u64 {
         self.global_train_batch_size as u64 * self.data.sequence_length as u64
+    }
+
+    /// What the activations of a micro-batch take.
+    pub fn activation_costs(&self) -> ActivationCosts {
+        let rows = self.device_train_microbatch_size;
+        let n_tokens = rows.saturating_mul(self.data.sequence_length);
+        ActivationCosts::new(&self.model, n_tokens, self.precision)
     }
 
     /// The sizes of the run's batches.

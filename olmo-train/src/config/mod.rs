@@ -108,7 +108,8 @@ pub struct TrainConfig {
     /// Number format of the computation.
     #[serde(default)]
     pub precision: Precision,
-    /// What is kept for the backward pass.
+    /// What blocks keep for the backward pass: `keep`, `recompute`, `{recompute_every: 2}`,
+    /// `{keep_every: 3}`, `{keep_last: 8}` or, in bytes for a micro-batch, `{budget: 8e9}`.
     #[serde(default)]
     pub activations: Activations,
     /// Steps between checkpoints that stay; one is also made at the end.
@@ -356,6 +357,7 @@ impl TrainConfig {
         problems.extend(self.data.problems(self.eos_token_id, self.pad_token_id, vocab_size));
         problems.extend(self.optimizer.problems());
         problems.extend(self.batch_problems());
+        problems.extend(self.activations.problem(&self.activation_costs()));
         let schedule = self.scheduler.schedule.validate(self.optimizer.learning_rate);
         problems.extend(schedule.err().map(|e| e.to_string()));
         for limit in [self.max_grad_norm, self.max_grad_norm_ratio].into_iter().flatten() {

@@ -249,24 +249,33 @@ pub(super) fn loss_and_precision(fields: &mut Fields<'_>, config: &mut Config) {
     }
     match fields.get("activation_checkpointing") {
         None | Some(Value::Bool(false)) => {}
-        Some(Value::Bool(true)) => recompute(config),
-        Some(Value::String(strategy)) => {
-            if strategy != "whole_layer" {
-                fields.note(
-                    "activation_checkpointing",
-                    "which blocks are computed again: all are here, which changes memory and time and no result",
-                );
-            }
-            recompute(config);
+        Some(Value::Bool(true)) => set(config, "activations", Some("recompute")),
+        Some(strategy) => {
+            let activations = match strategy.as_str() {
+                Some("whole_layer") => json!("recompute"),
+                Some("one_in_two") => json!({"recompute_every": 2}),
+                Some("one_in_three") => json!({"recompute_every": 3}),
+                Some("one_in_four") => json!({"recompute_every": 4}),
+                Some("one_in_eight") => json!({"recompute_every": 8}),
+                Some("two_in_three") => json!({"keep_every": 3}),
+                Some("three_in_four") => json!({"keep_every": 4}),
+                Some("fine_grained") => {
+                    fields.note(
+                        "activation_checkpointing",
+                        "blocks are computed again whole or not at all: all are here, which changes memory and time and no result",
+                    );
+                    json!("recompute")
+                }
+                _ => {
+                    fields.problem(format!(
+                        "activation_checkpointing is {strategy}, expected whole_layer, one_in_two, one_in_three, one_in_four, one_in_eight, two_in_three, three_in_four or fine_grained"
+                    ));
+                    return;
+                }
+            };
+            set(config, "activations", Some(activations));
         }
-        Some(other) => fields.problem(format!(
-            "activation_checkpointing is {other}, expected the name of a strategy"
-        )),
     }
-}
-
-fn recompute(config: &mut Config) {
-    config.insert("activations".to_owned(), "recompute".into());
 }
 
 /// Checkpoints that stay are the original's unsharded ones where it makes them; its sharded ones,

@@ -103,6 +103,28 @@ fn legacy_names_and_resets_are_followed() {
 }
 
 #[test]
+fn blocks_are_computed_again_as_the_strategy_says() {
+    let activations = |strategy: &str| {
+        let strategy = format!("activation_checkpointing={strategy}");
+        translated(&[&strategy]).map(|translation| translation.config["activations"].clone())
+    };
+    for (strategy, expected) in [
+        ("whole_layer", json!("recompute")),
+        ("one_in_two", json!({"recompute_every": 2})),
+        ("one_in_eight", json!({"recompute_every": 8})),
+        ("two_in_three", json!({"keep_every": 3})),
+        ("three_in_four", json!({"keep_every": 4})),
+        ("fine_grained", json!("recompute")),
+        ("true", json!("recompute")),
+        ("null", Value::Null),
+    ] {
+        assert_eq!(activations(strategy).expect("a strategy"), expected, "{strategy}");
+    }
+    let error = activations("one_in_five").expect_err("none of the original's").to_string();
+    assert!(error.contains("one_in_five") && error.contains("two_in_three"), "{error}");
+}
+
+#[test]
 fn checkpoints_that_stay_are_the_unsharded_ones_where_there_are_any() {
     let saves = |overrides: &[&str]| {
         let config = translated(overrides).expect("sound").config;

@@ -7,10 +7,10 @@ use olmo_model::block::Block;
 use olmo_model::linear::Embedding;
 use olmo_model::{Labels, LossValues, Positions, RouterLosses, Transformer, token_tensor, walk};
 
-use super::{Activations, Gradients, Precision, StepOptions};
+use super::{ActivationCosts, Gradients, Precision, StepOptions};
 
 /// What a segment leaves behind for its backward pass.
-#[allow(clippy::large_enum_variant, reason = "all that one step saves are of one variant")]
+#[allow(clippy::large_enum_variant, reason = "a step saves a few dozen")]
 enum Saved {
     /// Everything.
     Graph(Graph),
@@ -48,11 +48,14 @@ pub fn micro_batch(
     let device = model.device();
     let chain =
         Chain { model, positions: Positions::new(model.config(), 0..seq, &device), options };
+    let costs = ActivationCosts::new(model.config(), tokens.len(), options.precision);
+    let activations = options.activations.resolved(&costs);
     let tokens = token_tensor(tokens, [tokens.len() / seq, seq], &device);
     let mut saved = Vec::with_capacity(model.blocks.len());
     let mut x = chain.embed(tokens.clone());
-    for block in &model.blocks {
-        let (output, kept) = chain.forward(block, x);
+    for (layer, block) in model.blocks.iter().enumerate() {
+        let keeps = activations.keeps(layer, model.blocks.len());
+        let (output, kept) = chain.forward(block, x, keeps);
         saved.push(kept);
         x = output;
     }
@@ -83,18 +86,14 @@ impl Chain<'_> {
         self.model.embeddings.forward(tokens).cast(self.dtype())
     }
 
-    fn forward(&self, block: &Block, x: Tensor<3>) -> (Tensor<3>, Saved) {
-        match self.options.activations {
-            Activations::Keep => {
-                let graph = self.graph(block, x);
-                (graph.output.clone().inner(), Saved::Graph(graph))
-            }
-            Activations::Recompute => {
-                // Leaves of a graph that is never asked for gradients cost nothing but the cast.
-                let block = walk::leaves(block, self.dtype()).valid();
-                (block.forward(x.clone(), &self.positions, None), Saved::Input(x))
-            }
+    fn forward(&self, block: &Block, x: Tensor<3>, keeps: bool) -> (Tensor<3>, Saved) {
+        if keeps {
+            let graph = self.graph(block, x);
+            return (graph.output.clone().inner(), Saved::Graph(graph));
         }
+        // Leaves of a graph that is never asked for gradients cost nothing but the cast.
+        let block = walk::leaves(block, self.dtype()).valid();
+        (block.forward(x.clone(), &self.positions, None), Saved::Input(x))
     }
 
     fn graph(&self, block: &Block, x: Tensor<3>) -> Graph {

@@ -9,6 +9,7 @@
 //! ([`Precision`]: a segment's weights are cast when it runs, its gradients cast back before they
 //! are summed), and the place where sharded training will gather and scatter.
 
+mod activations;
 mod batch;
 mod chain;
 mod clip;
@@ -17,6 +18,7 @@ mod gradients;
 use olmo_model::RouterWeights;
 use serde::{Deserialize, Serialize};
 
+pub use activations::{ActivationCosts, Activations};
 pub(crate) use batch::batch_gradients;
 pub use chain::micro_batch;
 pub(crate) use clip::{Clipping, clip};
@@ -48,15 +50,4 @@ pub enum Precision {
     F32,
     /// Weights and activations in bf16; norms, softmax and loss inside in f32.
     AmpBf16,
-}
-
-/// What a block keeps between its forward and its backward pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Activations {
-    /// Everything its backward pass needs: fastest.
-    #[default]
-    Keep,
-    /// Its input only; the forward pass runs again: least memory, a quarter to a third more work.
-    Recompute,
 }

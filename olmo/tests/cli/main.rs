@@ -22,6 +22,7 @@ mod kills;
 mod quickstart;
 mod runs;
 mod text;
+mod train;
 mod verify;
 
 const FAMILIES: [&str; 11] = [

@@ -11,6 +11,7 @@ use olmo_optim::{
 };
 use olmo_train::step::{Activations, Gradients, Precision, StepOptions, micro_batch};
 use serde::Serialize;
+use serde_json::json;
 
 use super::memory;
 use crate::device::DeviceName;
@@ -51,9 +52,10 @@ pub(crate) struct Train {
     /// What to compute in
     #[arg(long, value_enum, default_value = "fp32")]
     precision: PrecisionName,
-    /// What is kept for the backward pass
-    #[arg(long, value_enum, default_value = "keep")]
-    activations: ActivationsName,
+    /// What blocks keep for the backward pass: keep, recompute, recompute_every=K, keep_every=K,
+    /// keep_last=N or budget=BYTES
+    #[arg(long, value_name = "WHAT", default_value = "keep", value_parser = activations)]
+    activations: Activations,
     /// 10^12 operations a second that the device can do in this precision, as its maker states;
     /// gives the share of them that went into the model
     #[arg(long, value_name = "N")]
@@ -69,10 +71,18 @@ enum PrecisionName {
     AmpBf16,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum ActivationsName {
-    Keep,
-    Recompute,
+/// `recompute`, or `keep_last=4`.
+fn activations(text: &str) -> Result<Activations, String> {
+    let value = match text.split_once('=') {
+        None => json!(text),
+        Some((name, number)) => {
+            let number: f64 = number.parse().map_err(|_| format!("{number:?} is no number"))?;
+            // A count of blocks is read from whole numbers only.
+            let whole = (number.fract() == 0.0 && number > 0.0).then_some(number as u64);
+            json!({name: whole.ok_or("expected a whole number above 0")?})
+        }
+    };
+    serde_json::from_value(value).map_err(|error| error.to_string())
 }
 
 /// What was measured.
@@ -170,10 +180,7 @@ impl Train {
                 PrecisionName::Fp32 => Precision::F32,
                 PrecisionName::AmpBf16 => Precision::AmpBf16,
             },
-            activations: match self.activations {
-                ActivationsName::Keep => Activations::Keep,
-                ActivationsName::Recompute => Activations::Recompute,
-            },
+            activations: self.activations,
             loss_scale: 1.0 / n_labels as f64,
             ..StepOptions::default()
         }

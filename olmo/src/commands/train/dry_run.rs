@@ -38,8 +38,12 @@ struct Estimate {
     device_peak_flops: f64,
     mfu: f64,
     days: f64,
-    /// Bytes of weights, gradients and optimizer state; activations come on top.
+    /// Bytes of weights, gradients and optimizer state.
     bytes_per_device: Bytes,
+    /// Estimate of what blocks hold for a micro-batch between the passes.
+    activation_bytes: u64,
+    /// Blocks whose forward pass is made again.
+    recomputed_blocks: usize,
     device_watts: f64,
     kwh: f64,
     carbon_kg: f64,
@@ -68,6 +72,7 @@ impl Estimate {
         let seconds = flops / (peak * mfu * n_devices as f64);
         let watts = config.energy.device_watts.unwrap_or(H100_WATTS);
         let kwh = watts * n_devices as f64 * seconds / 3.6e6;
+        let activations = config.activation_costs();
         let mixed = config.precision == Precision::AmpBf16;
         let bytes = |sharding| costs.train_bytes_per_device(sharding, n_devices, mixed);
         Self {
@@ -88,6 +93,8 @@ impl Estimate {
                 zero2: bytes(Sharding::Zero2),
                 zero3: bytes(Sharding::Zero3),
             },
+            activation_bytes: activations.bytes(config.activations),
+            recomputed_blocks: config.model.n_layers - activations.n_kept(config.activations),
             device_watts: watts,
             kwh,
             carbon_kg: config.energy.carbon_kg(kwh),
@@ -116,8 +123,10 @@ impl Estimate {
             (
                 "memory per device",
                 format!(
-                    "{single} alone, {zero1} with ZeRO-1 on {}, {zero2} ZeRO-2, {zero3} ZeRO-3; activations come on top",
-                    self.devices
+                    "{single} alone, {zero1} with ZeRO-1 on {}, {zero2} ZeRO-2, {zero3} ZeRO-3; activations come on top: about {} a micro-batch, {} blocks recomputed",
+                    self.devices,
+                    output::bytes(self.activation_bytes),
+                    self.recomputed_blocks
                 ),
             ),
             (
