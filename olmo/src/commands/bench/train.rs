@@ -52,8 +52,8 @@ pub(crate) struct Train {
     /// What to compute in
     #[arg(long, value_enum, default_value = "fp32")]
     precision: PrecisionName,
-    /// What blocks keep for the backward pass: keep, recompute, recompute_every=K, keep_every=K,
-    /// keep_last=N or budget=BYTES
+    /// What blocks keep for the backward pass: `keep`, `recompute`, `recompute_every=K`,
+    /// `keep_every=K`, `keep_last=N` or `budget=BYTES`
     #[arg(long, value_name = "WHAT", default_value = "keep", value_parser = activations)]
     activations: Activations,
     /// 10^12 operations a second that the device can do in this precision, as its maker states;
