@@ -105,6 +105,14 @@ pub enum Error {
         /// Everything that is wrong with it.
         problems: Problems<String>,
     },
+    /// A file of torch is damaged, or holds something else.
+    #[error("{} is not the torch file that was expected:{problems}", path.display())]
+    TorchFile {
+        /// The file.
+        path: PathBuf,
+        /// Everything that is wrong with it.
+        problems: Problems<String>,
+    },
     /// A tensor that was asked for is not in the file.
     #[error("{} has no tensor {name}", path.display())]
     NoTensor {

@@ -9,6 +9,7 @@
 //! - [`layout`]: which of a checkpoint's tensors a parameter is, or is a part of
 //! - [`mod@read`] and [`mod@write`]: model folders
 //! - [`mod@convert`] and [`mod@verify`]: a folder in another form; whether one is sound
+//! - [`original_state`]: optimizer and progress of an original checkpoint
 //! - [`tensor_file`]: any named tensors, for optimizer state
 //! - [`atomic`]: files and folders that are there whole or not at all
 
@@ -23,6 +24,7 @@ mod header;
 pub mod hub;
 pub mod keys;
 pub mod layout;
+pub mod original_state;
 mod pickle;
 mod pickled_keys;
 mod plan;
@@ -45,6 +47,7 @@ pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use family::Family;
 pub use layout::Layout;
+pub use original_state::{OriginalOptimizer, OriginalProgress};
 pub use read::ModelFolder;
 pub use tensor_file::{TensorFile, TensorSpec, write_tensors};
 pub use verify::{Comparison, TensorDifference, Verification, compare, compare_quantized, verify};

@@ -7,19 +7,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use burn::tensor::Device;
-use olmo_data::{Batch, DataLoader, LoaderState};
+use olmo_data::{Batch, DataLoader};
 use olmo_hub::{Special, clean_leftovers, write_atomic};
 use olmo_model::Transformer;
 use olmo_optim::{AdaptiveClip, Optimizer, ParamGroups, UpdateOptions};
 
-use crate::checkpoint::{self, Contents, DataIdentity, Kept, STATE_VERSION, Saver, TrainState};
+use crate::checkpoint::{
+    self, Contents, DataIdentity, Kept, Loaded, STATE_VERSION, Saver, TrainState,
+};
 use crate::config::{Position, TrainConfig};
 use crate::data::{self, OpenData};
 use crate::error::Error;
 use crate::faults::Faults;
 use crate::metrics::{MetricsFile, Speedometer, StepMetrics};
 use crate::observer::{Observer, Outcome};
-use crate::start::{initial_model, lock};
+use crate::start::{self, Start, lock};
 use crate::step::{Clipping, Gradients, batch_gradients, clip};
 
 /// A run: model, optimizer, data, and where they stand.
@@ -38,6 +40,8 @@ pub struct Trainer {
     faults: Faults,
     /// Averages of gradient norms, which adaptive clipping goes by.
     averages: AdaptiveClip,
+    /// Where a warmup was put into the schedule.
+    warmup_start: Option<u64>,
     global_step: u64,
     /// The last step that this start of the run makes.
     last_step: u64,
@@ -59,7 +63,7 @@ impl Trainer {
     ///
     /// Any [`Error`] but [`Error::NonFinite`]: files that are missing, damaged or of another run;
     /// [`Error::InUse`] where another process trains in the folder.
-    pub fn new(config: TrainConfig, device: &Device) -> Result<Self, Error> {
+    pub fn new(mut config: TrainConfig, device: &Device) -> Result<Self, Error> {
         let checkpoints = config.save_folder.join("checkpoints");
         fs::create_dir_all(&checkpoints)
             .map_err(|source| Error::Io { path: checkpoints.clone(), source })?;
@@ -72,17 +76,15 @@ impl Trainer {
         let mut optimizer = config.optimizer.build(&config.model)?;
         let checkpoint::Found { newest, set_aside } =
             checkpoint::find(&checkpoints, config.on_damaged_checkpoint)?;
-        let (model, state) = match &newest {
+        let start = match &newest {
             Some((_, dir)) => {
-                let loaded =
+                let Loaded { model, state } =
                     checkpoint::load(dir, &config.model, &data, optimizer.as_mut(), device)?;
-                (loaded.model, Some(loaded.state))
+                Start::resumed(model, state)
             }
-            None => (initial_model(&config, device)?, None),
+            None => start::begin(&config, &data, optimizer.as_mut(), device)?,
         };
-        let loader_state = state.as_ref().map_or(LoaderState::default(), |state| state.loader);
-        let global_step = state.as_ref().map_or(0, |state| state.global_step);
-        let total_tokens = state.as_ref().map_or(0, |state| state.global_train_tokens_seen);
+        let Start { global_step, total_tokens, .. } = start;
         write_atomic(&config.save_folder.join("config.yaml"), |file| {
             Ok::<_, Error>(file.put(config.to_yaml()?.as_bytes())?)
         })?;
@@ -100,24 +102,26 @@ impl Trainer {
             device,
             metrics.kwh(),
         );
-        let spikes = state.as_ref().and_then(|state| state.spikes.clone());
-        let averages = state.as_ref().map(|state| state.grad_norm_exp_avg.clone());
+        if let Some(warmup_start) = start.rewarms_from {
+            config.bolt_on_warmup(warmup_start);
+        }
         Ok(Self {
             groups: config.optimizer.groups(&config.model)?,
-            loader: opened.loader(&config, total_tokens, loader_state)?,
+            loader: opened.loader(&config, total_tokens, start.loader)?,
             opened,
             metrics,
             speedometer,
-            faults: Faults::new(config.faults, spikes)?,
+            faults: Faults::new(config.faults, start.spikes)?,
             total_tokens,
             saver: Saver::new(checkpoints, config.save_rules(), config.save_async, newest),
-            averages: AdaptiveClip::from_averages(averages.unwrap_or_default()),
+            averages: start.averages,
+            warmup_start: start.rewarms_from,
             last_step: config.last_step(global_step),
             least_loss: f64::INFINITY,
             last_save_failed: false,
             set_aside,
             _lock: lock,
-            model: Some(model),
+            model: Some(start.model),
             config,
             optimizer,
             data,
@@ -364,6 +368,7 @@ impl Trainer {
             optimizer_steps: self.optimizer.steps().into_iter().collect(),
             grad_norm_exp_avg: self.averages.averages().clone(),
             spikes: self.faults.spikes(),
+            warmup_start: self.warmup_start,
         };
         let special = Special {
             bos_token_id: None,

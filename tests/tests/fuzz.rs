@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use olmo_data::{SpecialTokens, Tokenizer};
 use olmo_hub::hub::{self, Pull, Repo, Settings};
-use olmo_hub::{HfConfig, ModelFolder, Special, TensorFile, verify};
+use olmo_hub::{
+    HfConfig, ModelFolder, OriginalOptimizer, OriginalProgress, Special, TensorFile, verify,
+};
 use olmo_tests::fuzz::fuzz;
 use olmo_tests::golden;
 use olmo_tests::stand_in::StandIn;
@@ -50,6 +52,31 @@ fn torch_files() {
     let corpus =
         ["golden/original/olmo2-gqa-pt/model.pt", "golden/original/olmo2-groups-pt/model.pt"];
     fuzz("torch files", &corpus, read);
+}
+
+#[test]
+fn states_of_the_original_trainer() {
+    let scratch = tempfile::tempdir().expect("a folder");
+    copy(&golden("trainer_resume/adamw"), scratch.path());
+    let dir = scratch.path().to_owned();
+    let folder = ModelFolder::open(&dir).expect("sound");
+    let parameters = folder.model_config().parameters();
+    let read_optimizer = |bytes: &[u8]| {
+        fs::write(dir.join("optim.pt"), bytes).expect("writes");
+        let Ok(state) = OriginalOptimizer::open(&folder) else { return };
+        let names = state.names();
+        for parameter in &parameters {
+            let found = names.iter().filter_map(|name| state.values(parameter, name).ok());
+            found.for_each(|values| assert_eq!(values.len(), parameter.n_elements()));
+            let _ = state.value(parameter, "step");
+        }
+    };
+    fuzz("optimizers", &["golden/trainer_resume/adamw/optim.pt"], read_optimizer);
+    let read_progress = |bytes: &[u8]| {
+        fs::write(dir.join("train.pt"), bytes).expect("writes");
+        let _ = OriginalProgress::read(&dir);
+    };
+    fuzz("progress", &["golden/trainer_resume/adamw/train.pt"], read_progress);
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod data;
 mod fault_rules;
 mod faults;
 mod hub;
+mod load;
 mod parity;
 mod resume;
 mod tidy;

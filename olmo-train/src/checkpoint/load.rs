@@ -49,7 +49,8 @@ pub fn load(
     Ok(Loaded { model, state })
 }
 
-fn read_state(path: &Path) -> Result<TrainState, Error> {
+/// The trainer's state of a checkpoint.
+pub(crate) fn read_state(path: &Path) -> Result<TrainState, Error> {
     let text =
         fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
     let wrong = |message| Error::Checkpoint { path: path.to_owned(), message };
@@ -62,7 +63,8 @@ fn read_state(path: &Path) -> Result<TrainState, Error> {
     Ok(state)
 }
 
-fn read_optimizer(
+/// Reads the optimizer's state of a checkpoint into `optimizer`.
+pub(crate) fn read_optimizer(
     path: &Path,
     state: &TrainState,
     optimizer: &mut dyn Optimizer,

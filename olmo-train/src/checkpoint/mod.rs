@@ -26,6 +26,7 @@ use crate::error::Error;
 pub use data_identity::DataIdentity;
 pub use find::{Found, check, find};
 pub use load::{Loaded, load};
+pub(crate) use load::{read_optimizer, read_state};
 pub use manifest::{FileRecord, Manifest};
 pub use rules::{Kept, OnDamage, SaveRules};
 pub use save::{Contents, save};
@@ -53,6 +54,10 @@ pub struct TrainState {
     /// What spikes are measured by; absent where they are not looked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spikes: Option<SkipStep>,
+    /// Where a warmup begins that the schedule does not have, in its units: after the optimizer began
+    /// anew in a run that went on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warmup_start: Option<u64>,
 }
 
 /// Layout of `state.json` that this version writes and reads.

@@ -37,6 +37,7 @@ pub use scheduler::{ScheduleUnits, SchedulerConfig};
 /// Everything a run depends on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a field of the configuration of its own")]
 pub struct TrainConfig {
     /// Name of the run, for people.
     pub run_name: String,
@@ -51,9 +52,21 @@ pub struct TrainConfig {
     /// Initial weights, where there is no checkpoint to begin with.
     #[serde(default)]
     pub init: InitConfig,
-    /// A Hugging Face model folder whose weights are taken instead of initial ones.
+    /// A model folder of any form whose weights are taken instead of initial ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load_path: Option<PathBuf>,
+    /// Whether the optimizer begins anew, and does not go on with the state in `load_path`.
+    #[serde(default = "default_true")]
+    pub reset_optimizer_state: bool,
+    /// Whether the run begins with step 1, and does not go on where that of `load_path` was.
+    #[serde(default = "default_true")]
+    pub reset_trainer_state: bool,
+    /// Whether the data goes on too, with a run that goes on; where not, steps are counted anew.
+    #[serde(default = "default_true")]
+    pub restore_dataloader: bool,
+    /// Batches that are passed over where the run begins.
+    #[serde(default)]
+    pub fast_forward_batches: u64,
     /// Token files and how they are cut.
     pub data: DataConfig,
     /// The tokenizer, copied into each checkpoint.
@@ -357,6 +370,7 @@ impl TrainConfig {
         problems.extend(self.data.problems(self.eos_token_id, self.pad_token_id, vocab_size));
         problems.extend(self.optimizer.problems());
         problems.extend(self.batch_problems());
+        problems.extend(self.load_problem());
         problems.extend(self.activations.problem(&self.activation_costs()));
         let schedule = self.scheduler.schedule.validate(self.optimizer.learning_rate);
         problems.extend(schedule.err().map(|e| e.to_string()));

@@ -1,6 +1,6 @@
 //! What a configuration says about one step: its learning rate and what its gradients may be.
 
-use olmo_optim::GradNormLimit;
+use olmo_optim::{BoltOnWarmup, GradNormLimit, Schedule};
 use serde::{Deserialize, Serialize};
 
 use super::{ScheduleUnits, TrainConfig};
@@ -18,6 +18,7 @@ pub enum Compat {
     /// - the z-loss's factor is 1e-4 whatever is configured;
     /// - the limit of the gradient norm is that of the step before, and in the first step knows no
     ///   warmup;
+    /// - a warmup after the optimizer began anew is counted in steps, whatever the schedule is in;
     /// - adaptive clipping sees query, key and value as one parameter, and gate and up projection.
     Olmo,
 }
@@ -51,6 +52,39 @@ impl TrainConfig {
     fn max_tokens(&self, at: Position) -> u64 {
         let plan = self.batch_plan();
         at.tokens + plan.tokens_of(self.max_duration).saturating_sub(plan.tokens_of(at.step))
+    }
+
+    /// Where steps and tokens are on the schedule.
+    pub(crate) fn schedule_place(&self, steps: u64, tokens: u64) -> u64 {
+        match self.scheduler.units {
+            ScheduleUnits::Steps => steps,
+            // Whatever the units, the original counts steps there.
+            ScheduleUnits::Tokens if self.compat == Compat::Olmo => steps,
+            ScheduleUnits::Tokens => tokens,
+        }
+    }
+
+    /// Puts a warmup into the schedule, from 0 to where it is once its own length has passed.
+    pub(crate) fn bolt_on_warmup(&mut self, warmup_start: u64) {
+        let end = match self.scheduler.units {
+            ScheduleUnits::Steps => self.max_duration,
+            ScheduleUnits::Tokens => self.batch_plan().tokens_of(self.max_duration),
+        };
+        let inner = self.scheduler.schedule.clone();
+        let warmup_end = warmup_start + inner.warmup_length(end);
+        self.scheduler.schedule = Schedule::BoltOnWarmup(BoltOnWarmup {
+            inner: Box::new(inner),
+            warmup_start,
+            warmup_end,
+        });
+    }
+
+    /// What is wrong with what is taken of a checkpoint.
+    pub(super) fn load_problem(&self) -> Option<String> {
+        let takes = !self.reset_optimizer_state || !self.reset_trainer_state;
+        (takes && self.load_path.is_none()).then(|| {
+            "reset_optimizer_state or reset_trainer_state is false, expected only with a load_path whose state is taken".to_owned()
+        })
     }
 
     /// Whether a step lies behind the warmup of the learning rate.

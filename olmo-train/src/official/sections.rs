@@ -318,47 +318,38 @@ fn keep(fields: &mut Fields<'_>, path: &str) -> Option<u64> {
     u64::try_from(number).ok()
 }
 
-/// Where the weights are from. Only weights are read of the original's checkpoints.
+/// What is taken of a checkpoint: all of it, unless it says otherwise.
 pub(super) fn loading(fields: &mut Fields<'_>, config: &mut Config) {
     let path = fields.text("load_path");
-    let resets_optimizer = fields.flag("reset_optimizer_state") == Some(true);
-    let resets_trainer = fields.flag("reset_trainer_state") == Some(true);
+    let resets_optimizer = fields.flag("reset_optimizer_state").unwrap_or(false);
+    let resets_trainer = fields.flag("reset_trainer_state").unwrap_or(false);
     let restores_loader = fields.flag("restore_dataloader").unwrap_or(true);
-    if let Some(n) = fields.count("fast_forward_batches").filter(|n| *n > 0) {
-        fields.problem(format!(
-            "fast_forward_batches is {n}: batches cannot be passed over here; steps that spike are skipped by `faults`"
-        ));
-    }
+    let fast_forward = fields.count("fast_forward_batches").unwrap_or(0);
     let Some(path) = path else {
         let idle = [
             ("reset_optimizer_state", resets_optimizer),
             ("reset_trainer_state", resets_trainer),
             ("restore_dataloader", !restores_loader),
+            ("fast_forward_batches", fast_forward > 0),
         ];
         for (field, _) in idle.iter().filter(|(_, given)| *given) {
             fields.note(field, "nothing is loaded: load_path is null");
         }
         return;
     };
-    if resets_optimizer && (resets_trainer || !restores_loader) {
-        config.insert("load_path".to_owned(), path.into());
-        bolt_on_warmup(config);
-    } else {
-        fields.problem(
-            "load_path is there, whose weights can be taken but not its optimizer's and trainer's state: set reset_optimizer_state=true and reset_trainer_state=true, or load_path=null".to_owned(),
-        );
+    if path.contains("://") {
+        fields.problem(format!(
+            "load_path is {path}, expected a folder here: bring the checkpoint, config.yaml with model.pt, optim.pt and train.pt, and give load_path=FOLDER"
+        ));
     }
-}
-
-/// As after a reset of the optimizer's state: from 0 to where the schedule is at the end of its
-/// warmup.
-fn bolt_on_warmup(config: &mut Config) {
-    let Some(Value::Object(mut scheduler)) = config.remove("scheduler") else { return };
-    let mut outer = json!({"name": "bolt_on_warmup", "warmup_start": 0});
-    for name in ["units", "grad_clip_warmup_steps", "grad_clip_warmup_factor"] {
-        outer[name] = scheduler.remove(name).unwrap_or_default();
+    if resets_trainer && fast_forward > 0 {
+        fields.note("fast_forward_batches", "reset_trainer_state is true");
     }
-    outer["warmup_end"] = scheduler.get("t_warmup").cloned().unwrap_or_else(|| 100.into());
-    outer["inner"] = Value::Object(scheduler);
-    config.insert("scheduler".to_owned(), outer);
+    config.insert("load_path".to_owned(), path.into());
+    config.insert("reset_optimizer_state".to_owned(), resets_optimizer.into());
+    config.insert("reset_trainer_state".to_owned(), resets_trainer.into());
+    config.insert("restore_dataloader".to_owned(), restores_loader.into());
+    if !resets_trainer {
+        config.insert("fast_forward_batches".to_owned(), fast_forward.into());
+    }
 }

@@ -70,8 +70,7 @@ fn what_cannot_be_followed_is_refused_with_the_reason() {
         ("scheduler.warmup=1", "scheduler.warmup is no field"),
         ("max_steps=3", "max_steps is no field"),
         ("data.drop_last=false", "set it to true"),
-        ("load_path=x", "reset_optimizer_state=true"),
-        ("fast_forward_batches=3", "fast_forward_batches is 3"),
+        ("load_path=https://host/step5-unsharded", "expected a folder here"),
         ("epoch=1", "epoch is 1"),
         ("model.activation_type=gelu", "activation_type"),
         ("model.init_fn=fan_in", "init_fn is fan_in"),
@@ -93,13 +92,22 @@ fn legacy_names_and_resets_are_followed() {
     ])
     .expect("sound");
     assert_eq!(translation.config["optimizer"]["name"], "lionw");
+    let taken = |translation: &Translation| {
+        [
+            "reset_optimizer_state",
+            "reset_trainer_state",
+            "restore_dataloader",
+            "fast_forward_batches",
+        ]
+        .map(|name| translation.config.get(name).cloned().unwrap_or_default())
+    };
     assert_eq!(translation.config["load_path"], "weights");
-    let scheduler = &translation.config["scheduler"];
-    assert_eq!(
-        (&scheduler["name"], &scheduler["warmup_end"]),
-        (&json!("bolt_on_warmup"), &json!(10))
-    );
-    assert_eq!(scheduler["inner"]["name"], "cosine_with_warmup");
+    assert_eq!(taken(&translation), [json!(true), json!(false), json!(false), json!(0)]);
+    let all = translated(&["load_path=weights", "fast_forward_batches=3"]).expect("sound");
+    assert_eq!(taken(&all), [json!(false), json!(false), json!(true), json!(3)]);
+    let none = translated(&["fast_forward_batches=3"]).expect("sound");
+    assert!(none.notes.iter().any(|note| note.field == "fast_forward_batches"));
+    assert_eq!(taken(&none), [Value::Null, Value::Null, Value::Null, Value::Null]);
 }
 
 #[test]

@@ -64,7 +64,7 @@ pub(crate) fn clip(
 
 /// The name under which a gradient's norm is averaged: its path, or in the original trainer the
 /// first of those that are one parameter there.
-fn clipped_with(compat: Compat, path: &str) -> String {
+pub(crate) fn clipped_with(compat: Compat, path: &str) -> String {
     if compat == Compat::None {
         return path.to_owned();
     }

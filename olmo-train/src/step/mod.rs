@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use activations::{ActivationCosts, Activations};
 pub(crate) use batch::batch_gradients;
 pub use chain::micro_batch;
-pub(crate) use clip::{Clipping, clip};
+pub(crate) use clip::{Clipping, clip, clipped_with};
 pub use gradients::Gradients;
 
 /// What a micro-batch's forward and backward pass depend on besides model and data.

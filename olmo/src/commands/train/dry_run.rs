@@ -115,7 +115,7 @@ impl Estimate {
         let per_step: Vec<String> = self.batches.iter().map(of_step).collect();
         vec![
             ("steps", output::grouped(self.steps)),
-            ("tokens per step", per_step.join(", ")),
+            ("tokens per step", per_step.join("; ")),
             ("tokens", counted(self.tokens)),
             ("parameters", counted(self.parameters)),
             ("FLOPs per token", output::scaled(self.flops_per_token)),

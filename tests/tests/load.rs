@@ -1,0 +1,207 @@
+//! Runs that begin with the checkpoint of another: of the original trainer, of ours, or weights alone.
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use burn::tensor::Device;
+use olmo_hub::{Dtype, ModelFolder};
+use olmo_tests::{golden, weights};
+use olmo_train::checkpoint::TrainState;
+use olmo_train::{Observer, StepMetrics, TrainConfig, Trainer};
+use serde::Deserialize;
+
+use crate::resume::{config, run};
+
+/// Largest relative differences of a step's loss and of its gradient norm.
+const LOSS: f64 = 1e-6;
+const GRAD_NORM: f64 = 1e-5;
+const RATE: f64 = 1e-12;
+
+#[derive(Deserialize)]
+struct Reference {
+    loss: Vec<f64>,
+    grad_norm: Vec<f64>,
+    lr: Vec<f64>,
+}
+
+#[derive(Default)]
+struct Steps(Vec<StepMetrics>);
+
+impl Observer for Steps {
+    fn on_step(&mut self, metrics: &StepMetrics) {
+        self.0.push(*metrics);
+    }
+}
+
+/// The steps of a run of the original trainer's configuration that begins with its checkpoint.
+fn go_on(name: &str, folder: &Path, overrides: &[&str]) -> (TrainConfig, Vec<StepMetrics>) {
+    let checkpoint = golden(&format!("trainer_resume/{name}"));
+    let mut all = vec![
+        format!("data.paths=[{}]", golden("trainer/tokens.npy").display()),
+        format!("save_folder={}", folder.display()),
+        format!("load_path={}", checkpoint.display()),
+        "compat=olmo".to_owned(),
+        "save_async=false".to_owned(),
+        "stop_at=10".to_owned(),
+    ];
+    all.extend(overrides.iter().map(ToString::to_string));
+    let config = TrainConfig::read(&checkpoint.join("config.yaml"), &all).expect("its own");
+    let mut trainer = Trainer::new(config, &Device::flex()).expect("begins");
+    let mut steps = Steps::default();
+    trainer.run(&mut steps, &AtomicBool::new(false)).expect("runs");
+    (trainer.config().clone(), steps.0)
+}
+
+fn reference(name: &str) -> Reference {
+    let text = fs::read_to_string(golden(&format!("trainer_resume/{name}/steps.json")));
+    serde_json::from_str(&text.expect("there")).expect("of that form")
+}
+
+#[test]
+fn a_run_of_the_original_trainer_goes_on_here() {
+    for name in ["adamw", "lionw"] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (_, steps) = go_on(name, folder.path(), &[]);
+        let numbers: Vec<u64> = steps.iter().map(|metrics| metrics.step).collect();
+        assert_eq!(numbers, [6, 7, 8, 9, 10], "{name}");
+        let expected = reference(name);
+        for metrics in steps {
+            let i = metrics.step as usize - 1;
+            for (what, found, expected, tolerance) in [
+                ("loss", metrics.cross_entropy, expected.loss[i], LOSS),
+                ("norm", metrics.total_grad_norm, expected.grad_norm[i], GRAD_NORM),
+                ("rate", metrics.learning_rate, expected.lr[i], RATE),
+            ] {
+                let off = (found - expected).abs() / expected;
+                assert!(off <= tolerance, "{name}, step {}: {what} {found}, not {expected}", i + 1);
+            }
+            assert_eq!(metrics.total_tokens, metrics.step * 12 * 16);
+        }
+    }
+}
+
+#[test]
+fn what_is_not_to_be_taken_begins_anew() {
+    let expected = reference("adamw");
+    let steps = |overrides: &[&str]| {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (_, steps) = go_on("adamw", folder.path(), overrides);
+        let first = steps[0];
+        (first.step, first.cross_entropy, first.learning_rate, first.total_tokens)
+    };
+    let same_batch = |loss: f64| (loss - expected.loss[5]).abs() <= LOSS * expected.loss[5];
+    let (step, loss, rate, tokens) = steps(&["reset_optimizer_state=true"]);
+    // The warmup of 1920 begins with the step, as this trainer counts it, and leads back to the rate
+    // of the schedule at its end.
+    let schedule_at_its_end = 0.01 - (0.01 - 0.001) * (1925.0 - 1920.0) / (24_000.0 - 1920.0);
+    assert_eq!((step, tokens), (6, 6 * 192));
+    assert!(same_batch(loss));
+    let expected_rate = schedule_at_its_end * (6.0 * 192.0 - 5.0) / 1920.0;
+    assert!((rate / expected_rate - 1.0).abs() < 1e-9, "{rate} for {expected_rate}");
+
+    let anew = [&["restore_dataloader=false"][..], &["reset_trainer_state=true"]];
+    for overrides in anew {
+        let (step, loss, rate, tokens) = steps(overrides);
+        assert_eq!((step, tokens), (1, 192), "{overrides:?}");
+        assert!(!same_batch(loss) && (rate - expected.lr[0]).abs() < 1e-15, "{overrides:?}");
+    }
+    let (step, loss, ..) = steps(&["fast_forward_batches=2"]);
+    assert_eq!(step, 6);
+    assert!(!same_batch(loss), "two batches are passed over");
+}
+
+#[test]
+fn weights_are_taken_of_every_form() {
+    let forms = [
+        "hf/olmo2-gqa",
+        "hf/olmo2-gqa-sharded",
+        "original/olmo2-gqa-pt",
+        "original/olmo-gqa-clip-safetensors",
+        "original/olmo-tied-hf-olmo",
+        "sharded/core-fsdp",
+        "sharded/torch-new",
+        "sharded/torch-legacy",
+        "sharded/local",
+    ];
+    for form in forms {
+        let opened = ModelFolder::open(golden(form)).expect("a model");
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut config = config(folder.path(), "run");
+        config.model = opened.model_config().clone();
+        config.load_path = Some(golden(form));
+        config.data.sequence_length = 16.min(config.model.max_sequence_length);
+        let trainer = Trainer::new(config, &Device::flex()).expect(form);
+        let expected = opened.load(&Device::flex(), Some(Dtype::F32)).expect("loads");
+        assert_eq!(trainer.global_step(), 0);
+        assert_eq!(weights(trainer.model()), weights(&expected), "{form}");
+    }
+}
+
+#[test]
+fn a_run_goes_on_in_another_folder_to_the_last_bit() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let whole = config(folder.path(), "whole");
+    let (_, undisturbed) = run(&whole, None);
+    let checkpoint = whole.save_folder.join("checkpoints/step4-tokens512");
+
+    let mut other = config(folder.path(), "other");
+    other.load_path = Some(checkpoint);
+    (other.reset_optimizer_state, other.reset_trainer_state) = (false, false);
+    run(&other, Some(6));
+    let (_, resumed) = run(&other, None);
+    assert_eq!(resumed.global_step(), 9);
+    assert_eq!(weights(resumed.model()), weights(undisturbed.model()));
+
+    // A batch passed over is one that the data has seen, and no step.
+    let mut forward = config(folder.path(), "forward");
+    forward.load_path.clone_from(&other.load_path);
+    (forward.reset_optimizer_state, forward.reset_trainer_state) = (true, false);
+    (forward.fast_forward_batches, forward.stop_after) = (1, Some(1));
+    let (_, trainer) = run(&forward, None);
+    let saved = trainer.last_checkpoint().expect("saved").join("train/state.json");
+    let state: TrainState =
+        serde_json::from_str(&fs::read_to_string(saved).expect("there")).expect("ours");
+    assert_eq!((state.global_step, state.global_train_tokens_seen), (5, 640));
+    assert_eq!((state.loader.epoch, state.loader.n_instances_seen), (0, 48));
+    assert_eq!(state.warmup_start, Some(4));
+    drop(trainer);
+    // The next start passes over nothing and keeps the warmup.
+    let (_, trainer) = run(&forward, None);
+    let saved = trainer.last_checkpoint().expect("saved").join("train/state.json");
+    let state: TrainState =
+        serde_json::from_str(&fs::read_to_string(saved).expect("there")).expect("ours");
+    assert_eq!((state.loader.epoch, state.loader.n_instances_seen), (1, 8));
+    assert_eq!(state.warmup_start, Some(4));
+}
+
+#[test]
+fn what_a_checkpoint_does_not_have_is_said() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let message = |form: &Path, change: &dyn Fn(&mut TrainConfig)| {
+        let mut config = config(folder.path(), "run");
+        config.model = ModelFolder::open(form).expect("a model").model_config().clone();
+        config.load_path = Some(form.to_owned());
+        change(&mut config);
+        Trainer::new(config, &Device::flex()).expect_err("refused").to_string()
+    };
+    let weights = golden("original/olmo2-gqa-pt");
+    let optimizer = message(&weights, &|config| config.reset_optimizer_state = false);
+    assert!(optimizer.contains("reset_optimizer_state=true"), "{optimizer}");
+    let progress = message(&weights, &|config| config.reset_trainer_state = false);
+    assert!(progress.contains("reset_trainer_state=true"), "{progress}");
+    let lion = golden("trainer_resume/lionw");
+    let moments = message(&lion, &|config| config.reset_optimizer_state = false);
+    assert!(moments.contains("optim.pt has no tensor") && moments.contains("exp_avg_sq"));
+
+    let whole = config(folder.path(), "whole");
+    run(&whole, Some(2));
+    let ours = whole.save_folder.join("checkpoints/step2-tokens256");
+    let other_data = message(&ours, &|config| {
+        (config.reset_trainer_state, config.seed) = (false, 7);
+    });
+    assert!(other_data.contains("restore_dataloader=false"), "{other_data}");
+    fs::write(ours.join("train/optimizer.safetensors"), "damaged").expect("writable");
+    let damaged = message(&ours, &|config| config.reset_optimizer_state = false);
+    assert!(damaged.contains("optimizer.safetensors") && damaged.contains("damaged"), "{damaged}");
+}
