@@ -103,6 +103,13 @@ impl Layout {
         }
     }
 
+    /// The name of the tensor that a parameter is, or is part of; `None` where this layout has none. Of
+    /// Hugging Face's it is that of the model's own family.
+    pub fn name(self, config: &ModelConfig, parameter: &Parameter) -> Option<String> {
+        let family = Family::of(config).unwrap_or_else(|(closest, _)| closest);
+        self.place(family, config, parameter).map(|place| place.name)
+    }
+
     /// Every tensor of a checkpoint of this layout, in the order of the parameters; `None` where a
     /// parameter has no place.
     pub(crate) fn tensors(self, family: Family, config: &ModelConfig) -> Option<Vec<Fused>> {

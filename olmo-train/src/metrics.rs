@@ -1,5 +1,6 @@
 //! What is measured at each step, under the names of OLMo's trainer, as one JSON object a line.
 
+mod parameters;
 mod speed;
 pub mod tensorboard;
 
@@ -12,6 +13,7 @@ use olmo_hub::write_atomic;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+pub(crate) use self::parameters::ParameterMetrics;
 pub(crate) use self::speed::Speedometer;
 pub use self::speed::{Speed, measure_peak_flops};
 use self::tensorboard::TensorBoard;

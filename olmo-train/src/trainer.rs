@@ -19,7 +19,7 @@ use crate::config::{Position, TrainConfig};
 use crate::data::{self, OpenData};
 use crate::error::Error;
 use crate::faults::Faults;
-use crate::metrics::{MetricsFile, Speedometer, StepMetrics};
+use crate::metrics::{MetricsFile, ParameterMetrics, Speedometer, StepMetrics};
 use crate::observer::{Observer, Outcome};
 use crate::start::{self, Start, lock};
 use crate::step::{Clipping, Gradients, batch_gradients, clip};
@@ -36,6 +36,8 @@ pub struct Trainer {
     loader: DataLoader,
     data: DataIdentity,
     metrics: MetricsFile,
+    /// Of steps that have metrics of each parameter.
+    of_parameters: ParameterMetrics,
     speedometer: Speedometer,
     faults: Faults,
     /// Averages of gradient norms, which adaptive clipping goes by.
@@ -110,6 +112,7 @@ impl Trainer {
             loader: opened.loader(&config, total_tokens, start.loader)?,
             opened,
             metrics,
+            of_parameters: ParameterMetrics::new(&config),
             speedometer,
             faults: Faults::new(config.faults, start.spikes)?,
             total_tokens,
@@ -187,7 +190,9 @@ impl Trainer {
                 observer.on_skip(&notice);
             }
             let scores = self.evaluate(observer)?;
-            self.metrics.append(&metrics, &scores)?;
+            let mut measured = self.of_parameters.take();
+            measured.extend(scores.clone());
+            self.metrics.append(&metrics, &measured)?;
             observer.on_step(&metrics);
             if !scores.is_empty() {
                 observer.on_scores(self.global_step, &scores);
@@ -251,8 +256,13 @@ impl Trainer {
             self.faults.handle(fault, step, &self.config, model, &batch)?;
         }
         let lr = self.config.learning_rate_at(at);
+        if let Some(model) = &self.model {
+            let (optimizer, averages) = (self.optimizer.as_ref(), &self.averages);
+            self.of_parameters.before(step, model, &gradients, optimizer, &clipping, averages)?;
+        }
         if fault.is_none() {
             self.update(&mut gradients, lr, &clipping)?;
+            self.of_parameters.after(self.optimizer.as_ref(), lr)?;
         }
         self.global_step = step;
         self.total_tokens = tokens;

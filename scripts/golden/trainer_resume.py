@@ -2,7 +2,8 @@
 
 From ai2-olmo 0.6.0 (olmo/train.py, olmo/checkpoint.py `FullCheckpointer`) and torch 2.9.0, on the CPU, in float32, in a
 gloo process group of one, with `distributed_strategy: ddp`, so that the checkpoint is `model.pt`, `optim.pt`, `train.pt`.
-Adaptive clipping is on, whose averages are part of the optimizer's state, and gradients are clipped in some steps.
+Adaptive clipping is on, whose averages are part of the optimizer's state, and gradients are clipped in some steps. Every
+fourth step of AdamW has metrics of each parameter, which the trainer makes only where `wandb` is configured; W&B is not run.
 
 What is patched is what trainer.py patches, and `torch.cuda.get_rng_state`, which needs a card, gives the CPU's state;
 and `torch.load` reads pickles of any kind, as it did when the trainer was written.
@@ -37,9 +38,12 @@ FIELDS = {
 }
 OVERRIDES = ["model.d_model=16", "model.mlp_hidden_size=32", "model.n_heads=2"]
 OF_RUN = {
-    "adamw": ["max_grad_norm=null", "max_grad_norm_ratio=1.02", "model.n_kv_heads=1"],
+    "adamw": [
+        "max_grad_norm=null", "max_grad_norm_ratio=1.02", "model.n_kv_heads=1",
+        "wandb.log_interval=3", "optimizer.metrics_log_interval=4", "optimizer.record_update_metrics=true",
+    ],
     "lionw": ["optimizer.name=lionw", "optimizer.learning_rate=1e-3"],
-}
+}  # fmt: skip
 
 
 def run(path: Path, folder: str, overrides: list[str], load_path: str | None) -> list[dict]:
@@ -97,9 +101,13 @@ def main() -> None:
             shutil.rmtree(folder, ignore_errors=True)
         names = {"loss": "train/CrossEntropyLoss", "grad_norm": "optim/total_grad_norm", "lr": "optim/learning_rate_group0"}
         steps = {key: [metrics[metric] for metrics in before + after] for key, metric in names.items()}
-        print(name, {key: [f"{value:.5g}" for value in values] for key, values in steps.items()})
+        # Steps 4 and 8 have metrics of each parameter, the latter after the restart.
+        parameters = [{k: v for k, v in metrics.items() if k.startswith("optim/")} for metrics in before + after]
+        print(name, [len(metrics) for metrics in parameters])
+        steps["parameters"] = parameters[7] if len(parameters[7]) > 9 else {}
+        print(name, {key: [f"{value:.5g}" for value in values] for key, values in steps.items() if key != "parameters"})
         written = write_json(f"trainer_resume/{name}/steps.json", steps)
-        record(written, __file__, ["ai2-olmo", "torch"], 6198, "loss 1e-6, norm 1e-5, rate 1e-12 relative")
+        record(written, __file__, ["ai2-olmo", "torch"], 6198, "loss 1e-6, norm 1e-5, rate 1e-12, metrics of parameters 1e-5 relative")
     dist.destroy_process_group()
 
 

@@ -1,5 +1,6 @@
 //! Runs that begin with the checkpoint of another: of the original trainer, of ours, or weights alone.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -23,6 +24,8 @@ struct Reference {
     loss: Vec<f64>,
     grad_norm: Vec<f64>,
     lr: Vec<f64>,
+    /// Of step 8.
+    parameters: BTreeMap<String, f64>,
 }
 
 #[derive(Default)]
@@ -78,6 +81,34 @@ fn a_run_of_the_original_trainer_goes_on_here() {
             }
             assert_eq!(metrics.total_tokens, metrics.step * 12 * 16);
         }
+    }
+}
+
+#[test]
+fn parameters_have_the_metrics_of_the_original_trainer() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    go_on("adamw", folder.path(), &[]);
+    let text = fs::read_to_string(folder.path().join("metrics.jsonl")).expect("written");
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let expected = reference("adamw").parameters;
+    assert_eq!(expected.len(), 365);
+    for (name, expected) in &expected {
+        // There is one rate here.
+        if name == "optim/learning_rate_group1" {
+            continue;
+        }
+        let found = lines[2][name].as_f64().unwrap_or_else(|| panic!("{name} is missing"));
+        // Means and least magnitudes may be close to 0, and are judged by the size of what they are of.
+        let stem = name.trim_end_matches(".avg").trim_end_matches(".min");
+        let size = lines[2].get(format!("{stem}.max")).and_then(serde_json::Value::as_f64);
+        let size = size.filter(|_| stem != name).unwrap_or(expected.abs());
+        let off = (found - expected).abs();
+        assert!(off <= 1e-5 * size, "{name}: {found}, not {expected}");
+    }
+    for line in [&lines[1], &lines[3]] {
+        let names = line.as_object().expect("an object").keys();
+        assert_eq!(names.filter(|name| name.starts_with("optim/param")).count(), 0);
     }
 }
 

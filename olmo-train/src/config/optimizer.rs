@@ -27,6 +27,11 @@ pub struct OptimizerConfig {
     pub decay_norm_and_bias: bool,
     /// Whether the embedding decays too.
     pub decay_embeddings: bool,
+    /// Steps between metrics of every parameter, its gradient and its state; none where not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics_log_interval: Option<u64>,
+    /// Whether those have what Adam adds to each weight too.
+    pub record_update_metrics: bool,
     /// Settings of `muon`; OLMo-core's where not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub muon: Option<MuonConfig>,
@@ -58,6 +63,8 @@ impl Default for OptimizerConfig {
             weight_decay,
             decay_norm_and_bias: true,
             decay_embeddings: false,
+            metrics_log_interval: None,
+            record_update_metrics: false,
             muon: None,
         }
     }
@@ -120,6 +127,12 @@ impl OptimizerConfig {
         }
         if self.muon.is_some() && self.name != OptimizerName::Muon {
             problems.push("optimizer.muon is there, expected only with `name: muon`".to_owned());
+        }
+        if self.metrics_log_interval == Some(0) {
+            problems.push(
+                "optimizer.metrics_log_interval is 0, expected at least 1 step, or nothing for none"
+                    .to_owned(),
+            );
         }
         problems.extend(self.adamw().validate().err().map(|e| e.to_string()));
         let of_muon = self.muon.as_ref().and_then(|muon| muon.validate().err());

@@ -5,7 +5,6 @@ use super::fields::Fields;
 /// Each field, and the reason.
 const IDLE: &[(&str, &str)] = &[
     ("compile", "there is no compiler of Python to set up"),
-    ("wandb", "metrics go to metrics.jsonl and, with `tensorboard: true`, to event files"),
     ("speed_monitor", "speed is measured at every step"),
     ("console_log_interval", "a progress bar shows every step"),
     ("gen1_gc_interval", "there is no garbage collector"),
@@ -39,8 +38,6 @@ const IDLE: &[(&str, &str)] = &[
     ("device_eval_batch_size", "there are no evaluators"),
     ("device_train_batch_size", "it is global_train_batch_size on one device"),
     ("device_train_grad_accum", "it follows from the batch sizes"),
-    ("optimizer.metrics_log_interval", "metrics of single parameters are not recorded"),
-    ("optimizer.record_update_metrics", "metrics of updates are not recorded"),
     ("optimizer.no_decay_norm_and_bias", "the original does not use it any more"),
     ("tokenizer.truncate_direction", "no text is cut while training"),
 ];

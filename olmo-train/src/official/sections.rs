@@ -164,7 +164,7 @@ pub(super) fn optimizer(fields: &mut Fields<'_>, config: &mut Config) {
         }
         _ => vec![0.9, 0.95],
     };
-    let optimizer = json!({
+    let mut optimizer = json!({
         "name": name,
         "learning_rate": fields.float("optimizer.learning_rate").unwrap_or(1e-4),
         "weight_decay": fields.float("optimizer.weight_decay").unwrap_or(0.01),
@@ -173,7 +173,37 @@ pub(super) fn optimizer(fields: &mut Fields<'_>, config: &mut Config) {
         "decay_norm_and_bias": fields.flag("optimizer.decay_norm_and_bias").unwrap_or(false),
         "decay_embeddings": fields.flag("optimizer.decay_embeddings").unwrap_or(false),
     });
+    metrics_of_parameters(fields, &mut optimizer);
     config.insert("optimizer".to_owned(), optimizer);
+}
+
+/// The original has metrics of each parameter where it sends them to W&B, not more often than it does.
+fn metrics_of_parameters(fields: &mut Fields<'_>, optimizer: &mut Value) {
+    let interval = fields.count("optimizer.metrics_log_interval");
+    let updates = fields.flag("optimizer.record_update_metrics") == Some(true);
+    if !fields.says_something("wandb") {
+        fields.take("wandb");
+        for (field, _) in [
+            ("optimizer.metrics_log_interval", interval.is_some()),
+            ("optimizer.record_update_metrics", updates),
+        ]
+        .iter()
+        .filter(|(_, given)| *given)
+        {
+            fields.note(
+                field,
+                "wandb is not configured, without which the original has no such metrics",
+            );
+        }
+        return;
+    }
+    fields.note(
+        "wandb",
+        "metrics go to metrics.jsonl and, with `tensorboard: true`, to event files; of its fields log_interval is followed",
+    );
+    let sent = fields.count("wandb.log_interval").unwrap_or(1);
+    optimizer["metrics_log_interval"] = interval.map_or(sent, |interval| interval.max(sent)).into();
+    optimizer["record_update_metrics"] = updates.into();
 }
 
 pub(super) fn scheduler(fields: &mut Fields<'_>, config: &mut Config) {

@@ -1,9 +1,24 @@
 //! `olmo train` before and around its steps: what a run takes, official configurations, refusals.
 
+use std::fs;
+use std::path::Path;
+
 use olmo_model::presets;
 use olmo_train::step::{ActivationCosts, Activations, Precision};
+use serde_json::{Value, json};
+use tempfile::TempDir;
 
-use crate::json_of;
+use crate::kills::write_config;
+use crate::{golden, json_of, olmo, stdout};
+
+/// `olmo train --dry-run` of the original trainer's configuration of a small run: 33 batches of 12
+/// instances an epoch, four epochs, stopped at step 100.
+fn dry_run(overrides: &[&str]) -> Vec<String> {
+    let file = golden("trainer/olmo.yaml").display().to_string();
+    let paths = format!("data.paths=[{}]", golden("trainer/tokens.npy").display());
+    let fixed = ["train", &file, "--dry-run", &paths, "save_folder=runs/none"].map(str::to_owned);
+    fixed.into_iter().chain(overrides.iter().map(ToString::to_string)).collect()
+}
 
 /// The most memory that a process has held that made two steps with such activations.
 fn peak_bytes(activations: &str) -> f64 {
@@ -41,4 +56,127 @@ fn activations_take_about_what_is_estimated() {
         let ratio = found / expected;
         assert!((0.6..1.5).contains(&ratio), "{name}: {found:e} saved, {expected:e} estimated");
     }
+}
+
+#[test]
+fn an_official_configuration_is_resolved_and_reckoned() {
+    let output = olmo(dry_run(&["gen1_gc_interval=1"])).assert().success().get_output().clone();
+    let (text, notes) = (output.stdout, output.stderr).map_text();
+    for part in [
+        "run_name: olmo",
+        "save_folder: runs/none",
+        "max_duration: 132",
+        "name: cosine_with_warmup",
+        "steps              100",
+        "tokens per step    192",
+        "tokens             19,200 (19.2 k)",
+        "0 blocks recomputed",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in:\n{text}");
+    }
+    assert!(
+        notes
+            .contains("gen1_gc_interval has no effect here, because there is no garbage collector"),
+        "{notes}"
+    );
+    assert!(!Path::new("runs/none").exists(), "nothing is made");
+}
+
+/// Both outputs of a command.
+trait MapText {
+    fn map_text(self) -> (String, String);
+}
+
+impl MapText for (Vec<u8>, Vec<u8>) {
+    fn map_text(self) -> (String, String) {
+        (String::from_utf8(self.0).unwrap(), String::from_utf8(self.1).unwrap())
+    }
+}
+
+#[test]
+fn overrides_are_of_the_original_fields_and_json_has_all() {
+    let report = json_of(dry_run(&[
+        "--json",
+        "--devices=8",
+        "optimizer.learning_rate=5e-3",
+        "activation_checkpointing=one_in_two",
+        "max_duration=20",
+        "stop_at=null",
+        "batch_size_warmup={name: at_marks, batch_sizes: [12, 24], schedule: [0, 5], units: steps}",
+    ]));
+    let at = |pointer: &str| report.pointer(pointer).cloned().unwrap_or_default();
+    assert_eq!(at("/config/optimizer/learning_rate"), json!(5e-3));
+    assert_eq!(at("/config/activations"), json!({"recompute_every": 2}));
+    assert_eq!(at("/config/model/n_layers"), json!(2));
+    assert_eq!(at("/estimate/steps"), json!(20));
+    // Five steps are an odd number of batches, of which the larger ones are pairs.
+    assert_eq!(at("/estimate/tokens"), json!(6 * 192 + 14 * 384));
+    assert_eq!(at("/estimate/batches/1/steps_before"), json!(6));
+    assert_eq!(at("/estimate/devices"), json!(8));
+    assert_eq!(at("/estimate/recomputed_blocks"), json!(1));
+    assert!(at("/estimate/activation_bytes").as_u64().unwrap() > 0);
+    let [single, shared] = ["single", "zero3"]
+        .map(|name| at(&format!("/estimate/bytes_per_device/{name}")).as_u64().unwrap());
+    assert!(single > shared);
+}
+
+#[test]
+fn what_cannot_be_followed_is_refused_with_code_2() {
+    for (wrong, parts) in [
+        ("max_steps=3", &["max_steps is no field of the original trainer"][..]),
+        ("precision=amp_fp16", &["precision is amp_fp16", "expected fp32 or amp_bf16"]),
+        ("activation_checkpointing=one_in_five", &["one_in_five", "three_in_four"]),
+        ("model.attention_dropout=0.1", &["there is no dropout here, set it to 0"]),
+        ("load_path=s3://bucket/step5", &["load_path is s3://bucket/step5", "expected a folder"]),
+        ("max_duration=soon", &["max_duration"]),
+        ("data.paths=[none.npy]", &["none.npy"]),
+        ("optimizer", &["no override", "key.path=value"]),
+        ("batch_size_warmup={name: by_factor}", &["4ep", "expected steps or tokens with"]),
+    ] {
+        let output = olmo(dry_run(&[wrong])).assert().code(2).get_output().clone();
+        let (_, message) = (output.stdout, output.stderr).map_text();
+        assert!(message.contains("error: "), "{wrong}: {message}");
+        for part in parts {
+            assert!(message.contains(part), "{wrong}: {part:?} is not in:\n{message}");
+        }
+    }
+    olmo(["train", "no.yaml", "--dry-run"]).assert().code(2);
+    olmo(dry_run(&["--devices=0"])).assert().code(2);
+    olmo(dry_run(&["--mfu=2"])).assert().code(2);
+}
+
+#[test]
+fn a_growing_batch_is_in_metrics_and_is_inspected() {
+    let folder = TempDir::new().unwrap();
+    let config = write_config(folder.path());
+    let mut yaml = fs::read_to_string(&config).unwrap();
+    yaml += "batch_size_warmup: {name: by_factor, factor: 2, every: 200, max_batch_size: 16}\n";
+    fs::write(&config, yaml).unwrap();
+    let config = config.display().to_string();
+    // 128 tokens a step: 200 are reached with the second.
+    stdout(["train", "--json", &config, "max_duration=4", "optimizer.metrics_log_interval=3"]);
+    let text = fs::read_to_string(folder.path().join("run/metrics.jsonl")).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let sizes: Vec<_> = lines.iter().map(|line| line["train/global batch size"].clone()).collect();
+    assert_eq!(sizes, [128, 128, 256, 256]);
+    assert_eq!(lines[3]["throughput/total_tokens"], 768);
+    let norm = "optim/param/transformer.blocks.1.att_proj.weight.norm";
+    let measured: Vec<bool> = lines.iter().map(|line| line.get(norm).is_some()).collect();
+    assert_eq!(measured, [false, false, true, false]);
+
+    let seen = |step: &str| -> Vec<u64> {
+        let report = json_of(["data", "inspect", &config, "--step", step, "--json"]);
+        let instances = report["instances"].as_array().unwrap();
+        instances.iter().map(|instance| instance["index"].as_u64().unwrap()).collect()
+    };
+    let order = json_of([
+        "data",
+        "order",
+        "--seq-len=16",
+        "--seed=6198",
+        "--json",
+        &folder.path().join("tokens.npy").display().to_string(),
+    ]);
+    let order: Vec<u64> = serde_json::from_value(order["indices"].clone()).unwrap();
+    assert_eq!(["1", "2", "3", "4"].map(seen).concat(), order[..48]);
 }
