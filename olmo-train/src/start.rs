@@ -11,7 +11,8 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor, TensorData};
 use olmo_data::{BatchOrder, LoaderState};
 use olmo_hub::{Dtype, ModelFolder, OriginalOptimizer, OriginalProgress};
-use olmo_model::Transformer;
+use olmo_model::config::RopeConfig;
+use olmo_model::{ModelConfig, Transformer};
 use olmo_optim::{AdaptiveClip, Optimizer, SkipStep};
 
 use crate::checkpoint::{self, DataIdentity, OPTIMIZER_FILE, STATE_FILE, TRAIN_FOLDER, TrainState};
@@ -103,8 +104,8 @@ fn load(
     device: &Device,
 ) -> Result<Start, Error> {
     let folder = ModelFolder::open(path)?;
-    if *folder.model_config() != config.model {
-        let message = "holds a model of another architecture than `model` describes";
+    if without_context(folder.model_config()) != without_context(&config.model) {
+        let message = "holds a model of another architecture than `model` describes; only the context and RoPE may be others";
         return Err(unusable(path, message));
     }
     let is_ours = path.join(TRAIN_FOLDER).join(STATE_FILE).is_file();
@@ -235,6 +236,15 @@ fn take_original_optimizer(
         message: error.to_string(),
     })?;
     Ok(AdaptiveClip::from_averages(averages))
+}
+
+/// An architecture but for the length of its context and how positions are told apart, which have no
+/// weights, and which a run for longer contexts changes.
+fn without_context(model: &ModelConfig) -> ModelConfig {
+    let mut model = model.clone();
+    model.max_sequence_length = 0;
+    model.attention.rope = RopeConfig { theta: 1.0, yarn: None, full_precision: true };
+    model
 }
 
 fn unusable(path: &Path, message: &str) -> Error {

@@ -170,6 +170,27 @@ fn weights_are_taken_of_every_form() {
 }
 
 #[test]
+fn a_run_for_longer_contexts_takes_the_weights_of_shorter_ones() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let short = ModelFolder::open(golden("hf/olmo3")).expect("a model");
+    let long = ModelFolder::open(golden("hf/olmo3-gqa-yarn")).expect("a model");
+    let mut config = config(folder.path(), "run");
+    config.model = short.model_config().clone();
+    config.model.max_sequence_length *= 4;
+    assert!(config.model.attention.rope.yarn.is_none());
+    config.model.attention.rope = long.model_config().attention.rope.clone();
+    assert!(config.model.attention.rope.yarn.is_some());
+    config.load_path = Some(golden("hf/olmo3"));
+    let trainer = Trainer::new(config.clone(), &Device::flex()).expect("begins");
+    let expected = short.load(&Device::flex(), Some(Dtype::F32)).expect("loads");
+    assert_eq!(weights(trainer.model()), weights(&expected));
+    drop(trainer);
+    config.model.attention.qk_norm = !config.model.attention.qk_norm;
+    let error = Trainer::new(config, &Device::flex()).expect_err("another").to_string();
+    assert!(error.contains("another architecture"), "{error}");
+}
+
+#[test]
 fn a_run_goes_on_in_another_folder_to_the_last_bit() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let whole = config(folder.path(), "whole");
