@@ -164,7 +164,8 @@ impl BatchWarmup {
                 let sizes = std::iter::successors(first.checked_mul(*factor), |size| {
                     size.checked_mul(*factor)
                 });
-                let sizes = sizes.take_while(|size| size <= max_batch_size);
+                // A factor that is not sound must not go on for ever.
+                let sizes = sizes.take_while(|size| size <= max_batch_size).take(64);
                 (1..).map(|i: u64| i.saturating_mul(*every)).zip(sizes).collect()
             }
         }
@@ -265,5 +266,64 @@ impl BatchStage {
             self.steps_before + steps,
             self.tokens_before.saturating_add(steps.saturating_mul(per_step)),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at_marks(batch_sizes: &[usize], schedule: &[u64], units: BatchUnits) -> BatchWarmup {
+        let (batch_sizes, schedule) = (batch_sizes.to_vec(), schedule.to_vec());
+        BatchWarmup::AtMarks { batch_sizes, schedule, units, learning_rate: RateAdjustment::Sqrt }
+    }
+
+    #[test]
+    fn steps_tokens_and_sizes_tell_the_same() {
+        for warmup in [
+            at_marks(&[2, 4, 8, 16], &[0, 48, 96, 200], BatchUnits::Tokens),
+            at_marks(&[2, 6, 12], &[0, 4, 9], BatchUnits::Steps),
+            at_marks(&[2, 16, 32], &[0, 5, 7], BatchUnits::Steps),
+        ] {
+            warmup.validate(2).unwrap();
+            let plan = BatchPlan::new(2, 4, Some(&warmup));
+            for step in 0..60 {
+                let (before, after) = (plan.tokens_of(step), plan.tokens_of(step + 1));
+                assert_eq!(after - before, 4 * plan.batch_size(before) as u64, "{warmup:?}");
+                assert_eq!(before % (after - before), 0, "whole batches came before");
+                assert_eq!(plan.steps_for(before), step);
+                assert_eq!(plan.steps_for(before + 1), step + 1);
+            }
+        }
+        let plan = BatchPlan::new(8, 16, None);
+        assert_eq!((plan.stages().len(), plan.tokens_of(10), plan.steps_for(1281)), (1, 1280, 11));
+    }
+
+    #[test]
+    fn a_size_that_waits_too_long_is_passed_over() {
+        let warmup = at_marks(&[1, 8, 16], &[0, 5, 7], BatchUnits::Steps);
+        let plan = BatchPlan::new(1, 1, Some(&warmup));
+        let stages: Vec<_> = plan.stages().iter().map(|s| (s.steps_before, s.batch_size)).collect();
+        assert_eq!(stages, [(0, 1), (16, 16)]);
+    }
+
+    #[test]
+    fn what_is_not_sound_is_named_and_ends() {
+        let problems = |warmup: &BatchWarmup| warmup.validate(8).unwrap_err().to_string();
+        assert!(problems(&at_marks(&[8, 4], &[0, 5], BatchUnits::Tokens)).contains("and larger"));
+        assert!(problems(&at_marks(&[4, 8], &[0, 5], BatchUnits::Tokens)).contains("= 8"));
+        assert!(problems(&at_marks(&[8, 16], &[1, 5], BatchUnits::Tokens)).contains("begin at 0"));
+        let by_factor = |factor| BatchWarmup::ByFactor {
+            factor,
+            every: 0,
+            max_batch_size: 24,
+            units: BatchUnits::Tokens,
+            learning_rate: RateAdjustment::Keep,
+        };
+        let all = problems(&by_factor(2));
+        assert!(all.contains("every is 0") && all.contains("a power of 2"), "{all}");
+        assert!(problems(&by_factor(1)).contains("factor is 1"));
+        BatchPlan::new(8, 16, Some(&by_factor(1)));
+        BatchPlan::new(0, 0, Some(&by_factor(0)));
     }
 }

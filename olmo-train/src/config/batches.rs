@@ -110,6 +110,23 @@ mod tests {
     }
 
     #[test]
+    fn marks_may_be_parts_of_the_run() {
+        let plan = |overrides: &[&str]| {
+            let stages = parse(overrides).expect("sound").batch_plan().stages().to_vec();
+            stages.iter().map(|stage| (stage.steps_before, stage.batch_size)).collect::<Vec<_>>()
+        };
+        let every = "batch_size_warmup={name: by_factor, factor: 2, every: {fraction: 0.25}, max_batch_size: 32}";
+        assert_eq!(plan(&[every, "max_duration=8192T"]), [(0, 8), (4, 16), (6, 32)]);
+        let marks = "batch_size_warmup={name: at_marks, batch_sizes: [8, 16], schedule: [0, {fraction: 0.1}], units: steps}";
+        assert_eq!(plan(&[marks]), [(0, 8), (2, 16)]);
+        let message = |overrides: &[&str]| parse(overrides).expect_err("wrong").to_string();
+        assert!(message(&[every]).contains("expected max_duration in tokens"));
+        assert!(message(&[marks, "max_duration=1e4T"]).contains("max_duration in steps"));
+        let beyond = message(&[&every.replace("0.25", "x"), "max_duration=8192T"]);
+        assert!(beyond.contains("batch_size_warmup") && beyond.contains("fraction"), "{beyond}");
+    }
+
+    #[test]
     fn what_cannot_grow_is_refused() {
         let message = |overrides: &[&str]| parse(overrides).expect_err("wrong").to_string();
         assert!(message(&[GROWING, "optimizer.name=lionw"]).contains("expected keep"));

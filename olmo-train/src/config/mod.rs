@@ -234,6 +234,7 @@ impl TrainConfig {
             let translation = official::translate(value, Path::new(origin))?;
             (value, notes) = (translation.config, translation.notes);
         }
+        read::resolve_marks(&mut value).map_err(&wrong)?;
         read::resolve_duration(&mut value).map_err(&wrong)?;
         let mut config: Self = serde_path_to_error::deserialize(value).map_err(|error| {
             let path = error.path().to_string();

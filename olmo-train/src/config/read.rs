@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use olmo_data::official::MaxDuration;
 use olmo_data::{TokenDataset, TokenDtype};
 use olmo_model::{ModelConfig, presets};
-use olmo_optim::{BatchPlan, BatchWarmup};
+use olmo_optim::{BatchPlan, BatchWarmup, Extent};
 use serde::Deserialize;
 use serde::de::Error as _;
 use serde_json::Value;
@@ -70,6 +70,36 @@ pub(crate) fn apply_override(value: &mut Value, text: &str) -> Result<(), String
         };
     }
     *at = new;
+    Ok(())
+}
+
+/// Turns marks of a growing batch that are parts of the run, `{fraction: 0.1}`, into tokens or steps.
+pub(super) fn resolve_marks(value: &mut Value) -> Result<(), String> {
+    let duration = value.get("max_duration").and_then(MaxDuration::parse);
+    let Some(warmup) = value.get_mut("batch_size_warmup").and_then(Value::as_object_mut) else {
+        return Ok(());
+    };
+    let in_steps = warmup.get("units").and_then(Value::as_str) == Some("steps");
+    let length = match duration {
+        Some(MaxDuration::Steps(steps)) if in_steps => Some(steps),
+        Some(MaxDuration::Tokens(tokens)) if !in_steps => Some(tokens),
+        _ => None,
+    };
+    let fields =
+        warmup.iter_mut().filter(|(name, _)| ["schedule", "every"].contains(&name.as_str()));
+    let marks = fields.flat_map(|(_, value)| match value {
+        Value::Array(marks) => marks.iter_mut().collect(),
+        mark => vec![mark],
+    });
+    for mark in marks.filter(|mark| mark.is_object()) {
+        let extent: Extent = serde_json::from_value(mark.clone())
+            .map_err(|error| format!("batch_size_warmup: {error}"))?;
+        let length = length.ok_or_else(|| {
+            let units = if in_steps { "steps" } else { "tokens" };
+            format!("batch_size_warmup has {mark}, expected max_duration in {units} with it, as its units are")
+        })?;
+        *mark = extent.of(length).into();
+    }
     Ok(())
 }
 
