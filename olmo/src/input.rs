@@ -85,10 +85,17 @@ pub(crate) fn model_dir(model: &Path) -> Result<PathBuf> {
     if let Some(repo) = as_repo(model) {
         return Ok(pull(&repo)?.path);
     }
-    bail!(
-        "there is no model folder {}, nor is it a repository of the Hub, owner/name",
-        model.display()
-    )
+    bail!("there is no model folder {}{}", model.display(), why_no_repo(model))
+}
+
+/// What is to be said of a name that is no folder's, where it could have been a repository's.
+fn why_no_repo(model: &Path) -> String {
+    let is_path = !model.is_relative() || model.starts_with(".") || model.starts_with("..");
+    #[cfg(feature = "net")]
+    if let (false, Some(Err(error))) = (is_path, model.to_str().map(str::parse::<Repo>)) {
+        return format!(", and {error}");
+    }
+    if is_path { String::new() } else { " here".to_owned() }
 }
 
 /// The repository that a name is of, which a path that begins like one is not.
@@ -112,7 +119,11 @@ pub(crate) fn pull(repo: &Repo) -> Result<hub::Pulled> {
         hub::Event::Done(index) => bars.finish(index),
     });
     bars.clear();
-    Ok(pulled?)
+    let pulled = pulled?;
+    if let Some(name) = &pulled.moved_to {
+        crate::output::complain(&format!("note: {} has moved to {name}", repo.id()));
+    }
+    Ok(pulled)
 }
 
 /// Reads a model's weights to a device, to run it.

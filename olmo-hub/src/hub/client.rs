@@ -52,6 +52,12 @@ impl Answer {
         self.headers.get(name)?.to_str().ok()
     }
 
+    /// Whether it is the token that is wrong, whatever was asked for.
+    fn is_about_token(&self) -> bool {
+        let message = self.header("x-error-message").unwrap_or_default();
+        self.status == 401 && message.to_lowercase().starts_with("invalid ")
+    }
+
     /// What the Hub says of an error.
     fn message(&self) -> String {
         self.header("x-error-message").map_or(String::new(), |text| format!(": {text}"))
@@ -171,6 +177,14 @@ impl Client {
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?']))
     }
 
+    /// The repository that an address of the Hub's API is about, which after a redirect may be another
+    /// than the one asked for.
+    pub(super) fn repo_in(&self, url: &str) -> Option<String> {
+        let rest = url.strip_prefix(self.settings.endpoint.as_str())?;
+        let mut parts = rest.strip_prefix("/api/models/")?.split('/');
+        Some(format!("{}/{}", parts.next()?, parts.next()?))
+    }
+
     /// Passes an answer that is no error, and names the error otherwise.
     pub(super) fn check(&self, answer: Answer, repo: &Repo) -> Result<Answer, HubError> {
         let code = answer.header("x-error-code").unwrap_or_default().to_owned();
@@ -183,7 +197,7 @@ impl Client {
                 let revision = repo.revision().to_owned();
                 Err(HubError::NoRevision { repo: id, revision, near: Near::default() })
             }
-            (_, "RepoNotFound") | (401 | 404, "") => {
+            (_, "RepoNotFound") | (401 | 404, "") if !answer.is_about_token() => {
                 let near = near_names(&id, &self.similar(repo));
                 Err(HubError::NoRepository { repo: id, endpoint, has_token, near })
             }

@@ -8,13 +8,15 @@ use std::fmt;
 pub enum HubError {
     /// A name that no repository can have.
     #[error(
-        "{name:?} is no repository of the Hub: {problem}, expected owner/name or owner/name@revision"
+        "{name:?} is no repository of the Hub: {problem}, expected owner/name or owner/name@revision{near}"
     )]
     Name {
         /// What was given.
         name: String,
         /// What is wrong with it.
         problem: &'static str,
+        /// Released models that may have been meant.
+        near: Near,
     },
     /// No such repository, or it is private and the token does not open it.
     #[error("there is no repository {repo} on {endpoint}, or it is private{}{near}", token_hint(*.has_token))]
@@ -39,7 +41,7 @@ pub enum HubError {
         has_token: bool,
     },
     /// No such branch, tag or commit.
-    #[error("{repo} has no revision {revision}{near}; `olmo revisions {repo}` lists them")]
+    #[error("{repo} has no revision {revision}; `olmo revisions {repo}` lists them{near}")]
     NoRevision {
         /// The repository.
         repo: String,
@@ -143,6 +145,12 @@ pub enum HubError {
         cache: String,
         /// What is missing.
         problem: String,
+    },
+    /// Offline, and what was asked is in no cache.
+    #[error("HF_HUB_OFFLINE is set, and {what} are known to the Hub alone")]
+    OnlyOnline {
+        /// What was asked for, in the plural.
+        what: String,
     },
     /// The caller asked to stop; what was fetched stays and is gone on with.
     #[error("stopped; what was fetched stays, and the same command goes on from there")]

@@ -38,6 +38,8 @@ pub struct Pulled {
     pub commit: String,
     /// The revision's whole name, where only its beginning was given.
     pub revision: String,
+    /// The name that the repository has now, where it is another.
+    pub moved_to: Option<String>,
     /// Names of the files.
     pub files: Vec<String>,
     /// Bytes that were fetched.
@@ -70,7 +72,7 @@ pub fn pull(request: &Pull<'_>, events: &(dyn Fn(Event<'_>) + Sync)) -> Result<P
     }
     let client = Client::new(settings.clone());
     let (revision, commit) = resolve(&client, repo).map_err(Error::Hub)?;
-    let listed = list(&client, repo, &commit).map_err(Error::Hub)?;
+    let (listed, name) = list(&client, repo, &commit).map_err(Error::Hub)?;
     let files = needed(listed).map_err(|(missing, files)| {
         let files = if files.is_empty() { "none".to_owned() } else { files.join(", ") };
         Error::Hub(HubError::NoModel { repo: repo.id(), commit: commit.clone(), missing, files })
@@ -85,6 +87,7 @@ pub fn pull(request: &Pull<'_>, events: &(dyn Fn(Event<'_>) + Sync)) -> Result<P
         path: cache.snapshot(&commit),
         commit,
         revision,
+        moved_to: name.filter(|name| *name != repo.id()),
         files: files.into_iter().map(|file| file.path).collect(),
         n_fetched,
     })
@@ -152,12 +155,18 @@ struct ListedLfs {
     size: u64,
 }
 
-/// Every file at the top of a commit.
-fn list(client: &Client, repo: &Repo, commit: &str) -> Result<Vec<RemoteFile>, HubError> {
+/// Every file at the top of a commit, and the name under which the Hub has the repository.
+fn list(
+    client: &Client,
+    repo: &Repo,
+    commit: &str,
+) -> Result<(Vec<RemoteFile>, Option<String>), HubError> {
     let mut url = client.url(&format!("/api/models/{}/tree/{commit}", repo.id()));
     let mut files = Vec::new();
+    let mut name = None;
     loop {
         let answer = client.check(client.get(&url)?, repo)?;
+        name = name.or_else(|| client.repo_in(&answer.url));
         let next = answer.header("link").and_then(next_page);
         let page: Vec<Listed> = answer.json()?;
         for listed in page.into_iter().filter(|listed| listed.kind == "file") {
@@ -173,7 +182,7 @@ fn list(client: &Client, repo: &Repo, commit: &str) -> Result<Vec<RemoteFile>, H
         }
         match next {
             Some(next) => url = next,
-            None => return Ok(files),
+            None => return Ok((files, name)),
         }
     }
 }
@@ -239,7 +248,8 @@ fn offline(repo: &Repo, settings: &Settings, cache: &RepoCache) -> Result<Pulled
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let mut files: Vec<String> = names.filter(|name| path.join(name).exists()).collect();
     files.sort();
-    Ok(Pulled { path, commit, revision: repo.revision().to_owned(), files, n_fetched: 0 })
+    let revision = repo.revision().to_owned();
+    Ok(Pulled { path, commit, revision, moved_to: None, files, n_fetched: 0 })
 }
 
 /// The commit of a revision that the Hub knows by exactly this name, `None` where it knows none.

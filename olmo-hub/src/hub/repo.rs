@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::error::HubError;
+use super::error::{HubError, Near};
+use super::known::near_released;
 
 /// A model repository, `owner/name`, and a revision of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,12 +53,17 @@ impl FromStr for Repo {
     type Err = HubError;
 
     fn from_str(text: &str) -> Result<Self, HubError> {
-        let wrong = |problem| HubError::Name { name: text.to_owned(), problem };
+        let wrong =
+            |problem| HubError::Name { name: text.to_owned(), problem, near: Near::default() };
         let (id, revision) = match text.split_once('@') {
             Some((id, revision)) => (id, Some(revision)),
             None => (text, None),
         };
-        let (owner, name) = id.split_once('/').ok_or_else(|| wrong("it has no owner"))?;
+        let (owner, name) = id.split_once('/').ok_or_else(|| HubError::Name {
+            name: text.to_owned(),
+            problem: "it has no owner",
+            near: near_released(id),
+        })?;
         for part in [owner, name] {
             let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
             if part.is_empty() || part.len() > 96 || !part.chars().all(allowed) {

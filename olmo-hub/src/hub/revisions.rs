@@ -127,6 +127,10 @@ impl fmt::Display for Stage {
 ///
 /// [`Error::Hub`].
 pub fn revisions(repo: &Repo, settings: &Settings) -> Result<Vec<(String, String)>> {
+    if settings.offline {
+        let what = format!("the revisions of {}", repo.id());
+        return Err(Error::Hub(HubError::OnlyOnline { what }));
+    }
     refs(&Client::new(settings.clone()), repo).map_err(Error::Hub)
 }
 
@@ -189,9 +193,9 @@ fn by_prefix(refs: &[(String, String)], repo: &Repo) -> Result<(String, String),
     match found[..] {
         [one] => Ok(one.clone()),
         [] => {
-            let mut near = nearest(revision, refs.iter().map(|(name, _)| name.as_str()));
+            let mut near = Near(closest_steps(refs, revision));
             if near.0.is_empty() {
-                near = Near(closest_steps(refs, revision));
+                near = nearest(revision, refs.iter().map(|(name, _)| name.as_str()));
             }
             let revision = revision.to_owned();
             Err(HubError::NoRevision { repo: repo.id(), revision, near })

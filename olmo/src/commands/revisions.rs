@@ -42,6 +42,13 @@ impl Revisions {
             output::complain(&format!("{} has no branches named for steps", self.repo.id()));
             return Ok(());
         }
+        if listed.is_empty() {
+            output::complain(&format!(
+                "{} has {n_all} checkpoints, none of them of such a step",
+                self.repo.id()
+            ));
+            return Ok(());
+        }
         let width = listed.iter().map(|found| found.revision.len()).max().unwrap_or(0).max(8);
         output::line(format!("{:<width$} {:>10} {:>10}  commit", "revision", "step", "tokens"))?;
         for found in listed {

@@ -46,6 +46,10 @@ fn with_repo(
         Reply::new(status).with("x-error-code", code).with("x-error-message", message)
     };
     let is_trusted = state.is_trusted(request);
+    if !is_trusted && request.header("authorization").is_some() {
+        let message = "Invalid credentials in Authorization header";
+        return Reply::new(401).with("x-error-message", message);
+    }
     match state.store.repos.get(&id) {
         Some(Repo { closed: Some(true), .. })
             if !is_trusted && request.path.contains("/resolve/") =>

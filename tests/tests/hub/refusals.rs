@@ -1,6 +1,6 @@
 //! What a user reads where the Hub says no.
 
-use olmo_hub::hub::Settings;
+use olmo_hub::hub::{self, Repo, Settings};
 use olmo_tests::stand_in::{FaultKind, StandIn};
 
 use super::{assert_pulled, commit, hub_error, large, pull, settings};
@@ -30,7 +30,20 @@ fn refusals_say_what_to_do() {
     assert!(revision.contains("no revision maine") && revision.contains("mean main"), "{revision}");
     let nothing = message("me/nothing");
     assert!(nothing.contains("no config.json") && nothing.contains("README.md"), "{nothing}");
-    assert_pulled(&pull(&settings, "me/old-name").expect("moved"), &files);
+    let moved = pull(&settings, "me/old-name").expect("moved");
+    assert_pulled(&moved, &files);
+    assert_eq!(moved.moved_to.as_deref(), Some("me/new-name"));
+    let owner = message("em/small-model");
+    assert!(owner.ends_with("did you mean me/small-model?"), "{owner}");
+    // A token that the Hub does not know is not called a lack of the repository.
+    let stranger = Settings { token: Some("wrong".to_owned()), ..settings.clone() };
+    let stranger = hub_error(pull(&stranger, "me/small-model")).to_string();
+    assert!(stranger.contains("Invalid credentials") && stranger.contains("a token"), "{stranger}");
+    let offline = Settings { offline: true, ..settings.clone() };
+    let repo: Repo = "me/small-model".parse().expect("a name");
+    hub.clear_log();
+    let offline = hub::checkpoints(&repo, &offline).expect_err("offline").to_string();
+    assert!(offline.contains("HF_HUB_OFFLINE") && hub.log().is_empty(), "{offline}");
     // The token opens what is closed, and goes to nobody but the Hub.
     let trusted = Settings { token: Some("secret".to_owned()), ..settings.clone() };
     hub.clear_log();
