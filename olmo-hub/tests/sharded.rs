@@ -101,6 +101,10 @@ fn what_is_missing_or_hostile_is_told_by_name() {
     // Where the model's tensors are; the optimizer's come after them.
     fs::write(&shard, &bytes[..40_000]).unwrap();
     assert!(refused(&dir).contains("__1_0.distcp"), "{}", refused(&dir));
+    // Within those of the optimizer, by a single byte.
+    fs::write(&shard, &bytes[..bytes.len() - 1]).unwrap();
+    let error = refused(&dir);
+    assert!(error.contains("__1_0.distcp: it has") && error.contains("cut short"), "{error}");
     fs::write(&shard, &bytes).unwrap();
     ModelFolder::open(&dir).unwrap();
     // A place outside of the folder.

@@ -69,12 +69,17 @@ pub(super) fn open(dir: &Path, inside: &str, problems: &mut Vec<FolderProblem>) 
         let bytes = fs::read(dir.join(&metadata))?;
         list(&bytes).map_err(|problem| HeaderError::Problems(vec![problem]))
     });
-    let Some(Listed { files, tensors }) = listed else { return Found::default() };
+    let Some(Listed { files, ends, tensors }) = listed else { return Found::default() };
     if let Some(file) = files.iter().find(|file| !is_plain_name(file)) {
         problems.push(FolderProblem::EscapingFile { file: file.clone() });
         return Found::default();
     }
     let files: Vec<String> = files.iter().map(|file| format!("{inside}{file}")).collect();
+    let n_problems = problems.len();
+    problems.extend(files.iter().zip(ends).filter_map(|(file, end)| cut_short(dir, file, end)));
+    if problems.len() > n_problems {
+        return Found::default();
+    }
     let read: Vec<Result<Tensor, Vec<FolderProblem>>> =
         tensors.into_par_iter().map(|tensor| tensor.read(dir, &files)).collect();
     let mut found = Found { files, tensors: Vec::new() };
@@ -91,9 +96,23 @@ pub(super) fn open(dir: &Path, inside: &str, problems: &mut Vec<FolderProblem>) 
     found
 }
 
+/// What is wrong with a file that ends before `end`, where the list places the last of its pieces,
+/// which may be the optimizer's.
+fn cut_short(dir: &Path, file: &str, end: u64) -> Option<FolderProblem> {
+    let n_bytes = fs::metadata(dir.join(file)).ok()?.len();
+    (n_bytes < end).then(|| FolderProblem::Damaged {
+        file: file.to_owned(),
+        problem: format!(
+            "it has {n_bytes} bytes, and pieces up to byte {end} by the list: it is cut short"
+        ),
+    })
+}
+
 /// What a `.metadata` says of the model.
 struct Listed {
     files: Vec<String>,
+    /// Where the last piece of anything in each file ends.
+    ends: Vec<u64>,
     tensors: Vec<ListedTensor>,
 }
 
@@ -113,7 +132,12 @@ struct ListedPiece {
 }
 
 /// Where pieces are, by the name of the tensor and their offsets in it.
-type Places<'a> = HashMap<(&'a str, Vec<u64>), (&'a str, u64, u64)>;
+#[derive(Default)]
+struct Places<'a> {
+    pieces: HashMap<(&'a str, Vec<u64>), (&'a str, u64, u64)>,
+    /// Where the last piece of each file ends, also of what is not the model's.
+    ends: HashMap<&'a str, u64>,
+}
 
 fn list(bytes: &[u8]) -> Result<Listed, String> {
     let pickle = Pickle::parse_list(bytes, GLOBALS)?;
@@ -125,7 +149,7 @@ fn list(bytes: &[u8]) -> Result<Listed, String> {
         attribute("state_dict_metadata").and_then(|id| pickle.dict(id)).ok_or_else(other)?;
     let places = attribute("storage_data").and_then(|id| pickle.dict(id)).ok_or_else(other)?;
     let places = read_places(&pickle, places)?;
-    let mut listed = Listed { files: Vec::new(), tensors: Vec::new() };
+    let mut listed = Listed { files: Vec::new(), ends: Vec::new(), tensors: Vec::new() };
     let mut files = HashMap::new();
     let mut n_pieces = 0;
     for &(name, value) in tensors {
@@ -135,6 +159,7 @@ fn list(bytes: &[u8]) -> Result<Listed, String> {
         let mut file = |file: &str| {
             *files.entry(file.to_owned()).or_insert_with(|| {
                 listed.files.push(file.to_owned());
+                listed.ends.push(places.ends.get(file).copied().unwrap_or(0));
                 listed.files.len() - 1
             })
         };
@@ -158,24 +183,28 @@ fn list(bytes: &[u8]) -> Result<Listed, String> {
 }
 
 fn read_places<'a>(pickle: &Pickle<'a>, pairs: &[(Id, Id)]) -> Result<Places<'a>, String> {
-    let mut places = Places::new();
+    let mut places = Places::default();
     for &(index, info) in pairs {
         let text = |object: Id, name: &str| pickle.text(pickle.attribute(object, name)?);
         let size = |object: Id, name: &str| pickle.size(pickle.attribute(object, name)?);
         let is_index = pickle.call(index).is_some_and(|(class, _)| class == INDEX);
         let name = text(index, "fqn").filter(|_| is_index);
         let name = name.ok_or("it has a place of what is no MetadataIndex")?;
+        let place = (|| {
+            Some((text(info, "relative_path")?, size(info, "offset")?, size(info, "length")?))
+        })();
+        if let Some((file, start, n_bytes)) = place {
+            let end = places.ends.entry(file).or_default();
+            *end = start.saturating_add(n_bytes).max(*end);
+        }
         if !name.starts_with(MODEL) {
             continue;
         }
         // Pickled objects have none.
         let offset = pickle.attribute(index, "offset").and_then(|id| pickle.sizes(id));
         let Some(offset) = offset else { continue };
-        let place = (|| {
-            Some((text(info, "relative_path")?, size(info, "offset")?, size(info, "length")?))
-        })();
         let place = place.ok_or_else(|| format!("{name} has a place that is no _StorageInfo"))?;
-        places.insert((name, offset), place);
+        places.pieces.insert((name, offset), place);
     }
     Ok(places)
 }
@@ -201,7 +230,7 @@ fn read_tensor(
         if sizes.contains(&0) {
             continue;
         }
-        let place = places.get(&(name, offsets.clone()));
+        let place = places.pieces.get(&(name, offsets.clone()));
         let (path, start, n_bytes) = *place
             .ok_or_else(|| format!("{shown} has a piece at {offsets:?} that is in no file"))?;
         let (offsets, sizes) = (narrow(&offsets), narrow(&sizes));

@@ -8,6 +8,7 @@
 //!
 //! Only the places of the model's tensors are read; optimizer and trainer state are passed over.
 //! A piece may be a block of a tensor, such as half of its columns, and then is a run for each row.
+//! A file that ends before the last piece that a `.metadata` places in it, whosever that is, is told of.
 //! What ai2-olmo's `olmo_core` checkpointer wrote with ai2-olmo-core 0.1 is refused by name.
 
 mod distcp;
