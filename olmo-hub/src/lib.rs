@@ -9,7 +9,7 @@
 //! - [`layout`]: which of a checkpoint's tensors a parameter is, or is a part of
 //! - [`mod@read`] and [`mod@write`]: model folders
 //! - [`mod@convert`] and [`mod@verify`]: a folder in another form; whether one is sound
-//! - [`original_state`]: optimizer and progress of an original checkpoint
+//! - [`trainer_state`]: the optimizer's state and the progress in the trainers' checkpoints
 //! - [`tensor_file`]: any named tensors, for optimizer state
 //! - [`atomic`]: files and folders that are there whole or not at all
 
@@ -24,7 +24,6 @@ mod header;
 pub mod hub;
 pub mod keys;
 pub mod layout;
-pub mod original_state;
 mod pickle;
 mod pickled_keys;
 mod plan;
@@ -35,6 +34,7 @@ pub mod tensor_file;
 mod text_file;
 mod tied_output;
 mod torch_file;
+pub mod trainer_state;
 mod values;
 pub mod verify;
 pub mod write;
@@ -47,8 +47,8 @@ pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use family::Family;
 pub use layout::Layout;
-pub use original_state::{OriginalOptimizer, OriginalProgress};
 pub use read::ModelFolder;
 pub use tensor_file::{TensorFile, TensorSpec, write_tensors};
+pub use trainer_state::{SavedOptimizer, SavedProgress, Seen};
 pub use verify::{Comparison, TensorDifference, Verification, compare, compare_quantized, verify};
 pub use write::{HfExport, copy_tokenizer, save};

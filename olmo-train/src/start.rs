@@ -1,8 +1,8 @@
 //! What a run begins with: its folder, weights, and what it takes of the checkpoint of another run.
 //!
 //! Weights are taken from a model folder of any form that [`ModelFolder`] opens. The optimizer's state
-//! and the progress of the run are taken, each where that is asked for, from a checkpoint of ours or
-//! from an original one that is not sharded. Matches `Trainer.restore_checkpoint` and
+//! and the progress of the run are taken, each where that is asked for, from a checkpoint of ours, from
+//! one of ai2-olmo that is not sharded, or from a distributed one of either trainer. Matches `Trainer.restore_checkpoint` and
 //! `load_trainer_state_dict` of ai2-olmo 0.6.0 (`olmo/train.py`).
 
 use std::fs::{File, TryLockError};
@@ -10,7 +10,7 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use olmo_data::{BatchOrder, LoaderState};
-use olmo_hub::{Dtype, ModelFolder, OriginalOptimizer, OriginalProgress};
+use olmo_hub::{Dtype, ModelFolder, SavedOptimizer, SavedProgress, Seen};
 use olmo_model::config::RopeConfig;
 use olmo_model::{ModelConfig, Transformer};
 use olmo_optim::{AdaptiveClip, Optimizer, SkipStep};
@@ -116,7 +116,7 @@ fn load(
     if is_ours {
         take_ours(&mut start, config, path, data, optimizer, device)?;
     } else {
-        take_original(&mut start, config, &folder, optimizer, device)?;
+        take_saved(&mut start, config, &folder, optimizer, device)?;
     }
     if config.reset_optimizer_state && !config.reset_trainer_state {
         start.rewarms_from = Some(config.schedule_place(start.global_step, start.total_tokens));
@@ -152,8 +152,8 @@ fn take_ours(
     Ok(())
 }
 
-/// Takes what is asked for of a checkpoint of the original trainer.
-fn take_original(
+/// Takes what is asked for of a checkpoint of one of the trainers.
+fn take_saved(
     start: &mut Start,
     config: &TrainConfig,
     folder: &ModelFolder,
@@ -161,21 +161,20 @@ fn take_original(
     device: &Device,
 ) -> Result<(), Error> {
     let path = folder.path();
-    let has = |names: &[&str]| names.iter().any(|name| path.join(name).is_file());
     let goes_on = !config.reset_trainer_state && config.restore_dataloader;
     let is_asked_for = goes_on || !config.reset_optimizer_state;
-    let progress = (is_asked_for && has(&["train.pt", "train/rank0.pt"]))
-        .then(|| OriginalProgress::read(path))
+    let progress = (is_asked_for && SavedProgress::is_there(path))
+        .then(|| SavedProgress::read(path))
         .transpose()?;
     if !config.reset_optimizer_state {
-        if !has(&["optim.pt"]) {
+        if !SavedOptimizer::is_there(path) {
             return Err(unusable(
                 path,
-                "holds weights and no state of an optimizer that is read: train/optimizer.safetensors, or optim.pt of an original checkpoint that is not sharded (ai2-olmo's scripts/unshard.py makes one); to begin it anew, give reset_optimizer_state=true",
+                "holds weights and no state of an optimizer that is read: train/optimizer.safetensors, optim.pt or model_and_optim (of ai2-olmo's other sharded forms its scripts/unshard.py makes an optim.pt); to begin it anew, give reset_optimizer_state=true",
             ));
         }
         let step = progress.map_or(0, |progress| progress.global_step);
-        start.averages = take_original_optimizer(config, folder, step, optimizer, device)?;
+        start.averages = take_saved_optimizer(config, folder, step, optimizer, device)?;
     }
     if !goes_on {
         return Ok(());
@@ -183,34 +182,42 @@ fn take_original(
     let Some(progress) = progress else {
         return Err(unusable(
             path,
-            "holds weights and no progress of a run that is read, train/state.json or train.pt; to begin with step 1, give reset_trainer_state=true",
+            "holds weights and no progress of a run that is read, train/state.json, train.pt or train/rank0.pt; to begin with step 1, give reset_trainer_state=true",
         ));
     };
-    if config.data.batch_order() != BatchOrder::Olmo {
+    let SavedProgress { epoch, global_step, n_tokens_seen, of_epoch } = progress;
+    let seq = config.data.sequence_length as u64;
+    let (n_instances, n_tokens, is_followed, order) = match (of_epoch, config.data.batch_order()) {
+        (Seen::Instances(n), order) => {
+            (n, n.saturating_mul(seq), order == BatchOrder::Olmo, "data.order: olmo")
+        }
+        (Seen::Tokens(n), order) => {
+            (n / seq.max(1), n, order != BatchOrder::Olmo, "data.order: olmo_core")
+        }
+    };
+    if !is_followed {
         return Err(unusable(
             path,
-            "is a checkpoint of the original trainer, whose order data.order: olmo goes on with; to begin the data anew, give restore_dataloader=false",
+            &format!(
+                "is of a trainer whose order {order} goes on with; to begin the data anew, give restore_dataloader=false"
+            ),
         ));
     }
-    let OriginalProgress { epoch, global_step, n_instances_seen, n_tokens_seen } = progress;
     (start.global_step, start.total_tokens) = (global_step, n_tokens_seen);
-    start.loader = LoaderState {
-        epoch,
-        n_instances_seen: usize::try_from(n_instances_seen).unwrap_or(usize::MAX),
-        n_tokens_seen: n_instances_seen.saturating_mul(config.data.sequence_length as u64),
-    };
+    let n_instances_seen = usize::try_from(n_instances).unwrap_or(usize::MAX);
+    start.loader = LoaderState { epoch, n_instances_seen, n_tokens_seen: n_tokens };
     Ok(())
 }
 
 /// The optimizer's state of every parameter, and the averages of its gradients' norms.
-fn take_original_optimizer(
+fn take_saved_optimizer(
     config: &TrainConfig,
     folder: &ModelFolder,
     step: u64,
     optimizer: &mut dyn Optimizer,
     device: &Device,
 ) -> Result<AdaptiveClip, Error> {
-    let original = OriginalOptimizer::open(folder)?;
+    let original = SavedOptimizer::open(folder)?;
     let (mut tensors, mut steps) = (Vec::new(), Vec::new());
     let mut averages = std::collections::BTreeMap::new();
     for parameter in config.model.parameters() {

@@ -11,9 +11,7 @@ use std::time::Duration;
 
 use olmo_data::{SpecialTokens, Tokenizer};
 use olmo_hub::hub::{self, Pull, Repo, Settings};
-use olmo_hub::{
-    HfConfig, ModelFolder, OriginalOptimizer, OriginalProgress, Special, TensorFile, verify,
-};
+use olmo_hub::{HfConfig, ModelFolder, SavedOptimizer, SavedProgress, Special, TensorFile, verify};
 use olmo_tests::fuzz::fuzz;
 use olmo_tests::golden;
 use olmo_tests::stand_in::StandIn;
@@ -55,7 +53,7 @@ fn torch_files() {
 }
 
 #[test]
-fn states_of_the_original_trainer() {
+fn states_of_the_trainers() {
     let scratch = tempfile::tempdir().expect("a folder");
     copy(&golden("trainer_resume/adamw"), scratch.path());
     let dir = scratch.path().to_owned();
@@ -63,7 +61,7 @@ fn states_of_the_original_trainer() {
     let parameters = folder.model_config().parameters();
     let read_optimizer = |bytes: &[u8]| {
         fs::write(dir.join("optim.pt"), bytes).expect("writes");
-        let Ok(state) = OriginalOptimizer::open(&folder) else { return };
+        let Ok(state) = SavedOptimizer::open(&folder) else { return };
         let names = state.names();
         for parameter in &parameters {
             let found = names.iter().filter_map(|name| state.values(parameter, name).ok());
@@ -72,11 +70,26 @@ fn states_of_the_original_trainer() {
         }
     };
     fuzz("optimizers", &["golden/trainer_resume/adamw/optim.pt"], read_optimizer);
+    let sharded = tempfile::tempdir().expect("a folder");
+    copy(&golden("sharded_optimizer"), sharded.path());
+    let folder = ModelFolder::open(sharded.path()).expect("sound");
+    let parameters = folder.model_config().parameters();
+    let read_pieces = |bytes: &[u8]| {
+        fs::write(sharded.path().join("model_and_optim/.metadata"), bytes).expect("writes");
+        let Ok(state) = SavedOptimizer::open(&folder) else { return };
+        for parameter in &parameters {
+            let _ = (state.values(parameter, "exp_avg"), state.value(parameter, "step"));
+        }
+    };
+    let list = "golden/sharded_optimizer/model_and_optim/.metadata";
+    fuzz("sharded optimizers", &[list], read_pieces);
     let read_progress = |bytes: &[u8]| {
         fs::write(dir.join("train.pt"), bytes).expect("writes");
-        let _ = OriginalProgress::read(&dir);
+        let _ = SavedProgress::read(&dir);
     };
-    fuzz("progress", &["golden/trainer_resume/adamw/train.pt"], read_progress);
+    let corpus =
+        ["golden/trainer_resume/adamw/train.pt", "golden/sharded_optimizer/train/rank0.pt"];
+    fuzz("progress", &corpus, read_progress);
 }
 
 #[test]

@@ -6,9 +6,10 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use burn::tensor::Device;
-use olmo_hub::{Dtype, ModelFolder};
-use olmo_tests::{golden, weights};
+use olmo_hub::{Dtype, ModelFolder, SavedOptimizer};
+use olmo_tests::{Golden, golden, weights};
 use olmo_train::checkpoint::TrainState;
+use olmo_train::data_config::OrderConfig;
 use olmo_train::{Observer, StepMetrics, TrainConfig, Trainer};
 use serde::Deserialize;
 
@@ -188,6 +189,46 @@ fn a_run_for_longer_contexts_takes_the_weights_of_shorter_ones() {
     config.model.attention.qk_norm = !config.model.attention.qk_norm;
     let error = Trainer::new(config, &Device::flex()).expect_err("another").to_string();
     assert!(error.contains("another architecture"), "{error}");
+}
+
+/// What OLMo-core's checkpoint of two processes has of its optimizer, and where its run goes on.
+#[test]
+fn the_state_of_olmo_core_is_taken_of_its_sharded_checkpoint() {
+    let golden_run = Golden::open("sharded_optimizer/expected.safetensors");
+    let checkpoint = golden("sharded_optimizer");
+    let opened = ModelFolder::open(&checkpoint).expect("a model");
+    let state = SavedOptimizer::open(&opened).expect("its optimizer");
+    for parameter in opened.model_config().parameters() {
+        for name in ["exp_avg", "exp_avg_sq"] {
+            let found = state.values(&parameter, name).expect("there");
+            assert_eq!(found, golden_run.f32(&format!("{}.{name}", parameter.path)));
+            assert!(found.iter().any(|value| *value != 0.0));
+        }
+        assert_eq!(state.value(&parameter, "step").expect("readable"), Some(3.0));
+    }
+
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut config = config(folder.path(), "run");
+    config.model = opened.model_config().clone();
+    config.data.order = OrderConfig::OlmoCore;
+    // Of the checkpoint's second epoch three batches of 128 tokens are seen, here of 8 instances each.
+    (config.load_path, config.data.seed) = (Some(checkpoint), Some(6198));
+    (config.reset_optimizer_state, config.reset_trainer_state) = (false, false);
+    (config.max_duration, config.stop_after) = (20, Some(1));
+    let (_, trainer) = run(&config, None);
+    assert_eq!(trainer.global_step(), 16);
+    let saved = trainer.last_checkpoint().expect("saved").join("train/state.json");
+    let state: TrainState =
+        serde_json::from_str(&fs::read_to_string(saved).expect("there")).expect("ours");
+    assert_eq!(state.global_train_tokens_seen, 16 * 128);
+    assert_eq!((state.loader.epoch, state.loader.n_tokens_seen), (2, 4 * 128));
+    assert!(state.optimizer_steps.values().all(|step| *step == 4));
+    drop(trainer);
+
+    config.data.order = OrderConfig::Olmo;
+    config.save_folder = folder.path().join("other");
+    let error = Trainer::new(config, &Device::flex()).expect_err("another order").to_string();
+    assert!(error.contains("data.order: olmo_core"), "{error}");
 }
 
 #[test]

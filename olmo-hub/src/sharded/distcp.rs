@@ -3,7 +3,7 @@
 //!
 //! Sources: `torch/distributed/checkpoint/metadata.py` and `filesystem.py` of torch 2.9;
 //! `olmo_core/distributed/checkpoint/filesystem.py` of ai2-olmo-core 2.4. Both write the same; the
-//! names of the model's tensors begin with `model.`.
+//! names of the model's tensors begin with `model.`, those of the optimizer's with `optim.state.`.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -55,10 +55,17 @@ const TENSOR: usize = 1;
 const INDEX: usize = 2;
 
 /// What every name of a tensor of the model begins with.
-const MODEL: &str = "model.";
+pub(super) const MODEL: &str = "model.";
+/// What every name of a tensor of the optimizer begins with.
+pub(super) const OPTIMIZER: &str = "optim.state.";
 
-/// Reads the checkpoint in the folder `inside` of `dir`.
-pub(super) fn open(dir: &Path, inside: &str, problems: &mut Vec<FolderProblem>) -> Found {
+/// Reads those tensors of the checkpoint in the folder `inside` of `dir` whose names begin with `prefix`.
+pub(super) fn open(
+    dir: &Path,
+    inside: &str,
+    prefix: &str,
+    problems: &mut Vec<FolderProblem>,
+) -> Found {
     let metadata = format!("{inside}.metadata");
     let listed = with_file(dir, &metadata, problems, |file| {
         let n_bytes = file.metadata()?.len();
@@ -67,7 +74,7 @@ pub(super) fn open(dir: &Path, inside: &str, problems: &mut Vec<FolderProblem>) 
             return Err(HeaderError::Problems(vec![text]));
         }
         let bytes = fs::read(dir.join(&metadata))?;
-        list(&bytes).map_err(|problem| HeaderError::Problems(vec![problem]))
+        list(&bytes, prefix).map_err(|problem| HeaderError::Problems(vec![problem]))
     });
     let Some(Listed { files, ends, tensors }) = listed else { return Found::default() };
     if let Some(file) = files.iter().find(|file| !is_plain_name(file)) {
@@ -135,11 +142,11 @@ struct ListedPiece {
 #[derive(Default)]
 struct Places<'a> {
     pieces: HashMap<(&'a str, Vec<u64>), (&'a str, u64, u64)>,
-    /// Where the last piece of each file ends, also of what is not the model's.
+    /// Where the last piece of each file ends, also of what is not asked for.
     ends: HashMap<&'a str, u64>,
 }
 
-fn list(bytes: &[u8]) -> Result<Listed, String> {
+fn list(bytes: &[u8], prefix: &str) -> Result<Listed, String> {
     let pickle = Pickle::parse_list(bytes, GLOBALS)?;
     let other = || "it is no Metadata of torch.distributed.checkpoint".to_owned();
     let root = pickle.root_id();
@@ -148,14 +155,14 @@ fn list(bytes: &[u8]) -> Result<Listed, String> {
     let tensors =
         attribute("state_dict_metadata").and_then(|id| pickle.dict(id)).ok_or_else(other)?;
     let places = attribute("storage_data").and_then(|id| pickle.dict(id)).ok_or_else(other)?;
-    let places = read_places(&pickle, places)?;
+    let places = read_places(&pickle, places, prefix)?;
     let mut listed = Listed { files: Vec::new(), ends: Vec::new(), tensors: Vec::new() };
     let mut files = HashMap::new();
     let mut n_pieces = 0;
     for &(name, value) in tensors {
         let Some(full_name) = pickle.text(name) else { return Err(other()) };
         let is_tensor = pickle.call(value).is_some_and(|(class, _)| class == TENSOR);
-        let Some(name) = full_name.strip_prefix(MODEL).filter(|_| is_tensor) else { continue };
+        let Some(name) = full_name.strip_prefix(prefix).filter(|_| is_tensor) else { continue };
         let mut file = |file: &str| {
             *files.entry(file.to_owned()).or_insert_with(|| {
                 listed.files.push(file.to_owned());
@@ -174,7 +181,7 @@ fn list(bytes: &[u8]) -> Result<Listed, String> {
         let first: Vec<&str> =
             tensors.iter().filter_map(|&(name, _)| pickle.text(name)).take(3).collect();
         return Err(format!(
-            "none of its names begins with model., as those of the trainers' checkpoints do; the \
+            "none of its names begins with {prefix}, as those of the trainers' checkpoints do; the \
              first are {}",
             first.join(", ").escape_debug()
         ));
@@ -182,7 +189,11 @@ fn list(bytes: &[u8]) -> Result<Listed, String> {
     Ok(listed)
 }
 
-fn read_places<'a>(pickle: &Pickle<'a>, pairs: &[(Id, Id)]) -> Result<Places<'a>, String> {
+fn read_places<'a>(
+    pickle: &Pickle<'a>,
+    pairs: &[(Id, Id)],
+    prefix: &str,
+) -> Result<Places<'a>, String> {
     let mut places = Places::default();
     for &(index, info) in pairs {
         let text = |object: Id, name: &str| pickle.text(pickle.attribute(object, name)?);
@@ -197,7 +208,7 @@ fn read_places<'a>(pickle: &Pickle<'a>, pairs: &[(Id, Id)]) -> Result<Places<'a>
             let end = places.ends.entry(file).or_default();
             *end = start.saturating_add(n_bytes).max(*end);
         }
-        if !name.starts_with(MODEL) {
+        if !name.starts_with(prefix) {
             continue;
         }
         // Pickled objects have none.

@@ -53,9 +53,9 @@ pub(crate) struct Tensor {
 pub(crate) fn open(dir: &Path, problems: &mut Vec<FolderProblem>) -> Option<Found> {
     let there = |name: &str| dir.join(name).symlink_metadata().is_ok();
     if there("model_and_optim/.metadata") {
-        Some(distcp::open(dir, "model_and_optim/", problems))
+        Some(distcp::open(dir, "model_and_optim/", distcp::MODEL, problems))
     } else if there(".metadata") {
-        Some(distcp::open(dir, "", problems))
+        Some(distcp::open(dir, "", distcp::MODEL, problems))
     } else if there("model/rank0.pt") {
         Some(flat::open(dir, problems))
     } else if there("rank0.pt") {
@@ -71,6 +71,14 @@ pub(crate) fn open(dir: &Path, problems: &mut Vec<FolderProblem>) -> Option<Foun
     } else {
         None
     }
+}
+
+/// The state of the optimizer in a distributed checkpoint of torch, `PARAMETER.NAME` by its names; `None`
+/// where there is no such checkpoint. What is wrong with it is added to `problems`.
+pub(crate) fn open_optimizer(dir: &Path, problems: &mut Vec<FolderProblem>) -> Option<Found> {
+    let inside = "model_and_optim/";
+    let there = dir.join(inside).join(".metadata").is_file();
+    there.then(|| distcp::open(dir, inside, distcp::OPTIMIZER, problems))
 }
 
 /// Part of a tensor: a block of it, in a file where its rows follow each other.

@@ -1,0 +1,360 @@
+//! What the trainers keep beside the weights of a checkpoint: the state of the optimizer, and how far the
+//! run has come.
+//!
+//! Sources: ai2-olmo 0.6.0 `olmo/checkpoint.py`, `FullCheckpointer`, and `olmo/train.py`,
+//! `trainer_state_dict`; ai2-olmo-core 2.4.0 `train/checkpoint.py` and `train/trainer.py`. A checkpoint
+//! that is not sharded has `optim.pt` and `train.pt`. Parameters are numbered in `optim.pt` where the run
+//! was on one device or with DDP, and named where it was with FSDP; the groups of parameters say which
+//! name a number has. Distributed checkpoints of either trainer have the optimizer's state beside the
+//! model in `model_and_optim`, and the progress in the files of each process. As with weights, query, key
+//! and value are one tensor in ai2-olmo, and so are gate and up projection.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use olmo_model::{ModelConfig, Parameter};
+
+use crate::dtype::Dtype;
+use crate::error::{Error, Problems, Result};
+use crate::family::Family;
+use crate::header::{Entry, HeaderError};
+use crate::layout::{Layout, plain_names};
+use crate::pickle::{Global, Id, Node};
+use crate::read::ModelFolder;
+use crate::sharded::{self, Tensor};
+use crate::torch_file::{Reader, read_with};
+use crate::values::{ReadError, Source, Stored};
+
+/// Name of the file with the optimizer's state.
+const OPTIMIZER: &str = "optim.pt";
+/// Names of the file with the trainer's state, that of a sharded checkpoint's first process last.
+const TRAINER: [&str; 2] = ["train.pt", "train/rank0.pt"];
+
+/// What the trainer's state may name: folders of checkpoints, and states of random numbers.
+const TRAINER_GLOBALS: &[Global] = &[
+    ("pathlib", "PosixPath"),
+    ("pathlib._local", "PosixPath"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("_codecs", "encode"),
+];
+
+/// The state of the optimizer in a trainer's checkpoint.
+#[derive(Debug)]
+pub struct SavedOptimizer {
+    /// The file, or the folder of many.
+    path: PathBuf,
+    file: Option<File>,
+    /// The files of pieces.
+    paths: Vec<PathBuf>,
+    layout: Layout,
+    family: Family,
+    model: ModelConfig,
+    /// By the name of the parameter's tensor, and by their own.
+    states: HashMap<String, HashMap<String, Place>>,
+}
+
+/// Where a tensor is.
+#[derive(Debug)]
+enum Place {
+    Whole(Entry),
+    Pieces(Tensor),
+}
+
+impl SavedOptimizer {
+    /// Whether a checkpoint's folder has the files that a state is read from.
+    pub fn is_there(dir: &Path) -> bool {
+        dir.join(OPTIMIZER).is_file() || dir.join("model_and_optim/.metadata").is_file()
+    }
+
+    /// Opens the optimizer's state in the folder of a checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] where there is none, [`Error::TorchFile`] and [`Error::Folder`] where it is not what
+    /// the trainers write.
+    pub fn open(folder: &ModelFolder) -> Result<Self> {
+        let dir = folder.path();
+        let path = dir.join(OPTIMIZER);
+        let mut opened = Self {
+            path,
+            file: None,
+            paths: Vec::new(),
+            layout: Layout::Original,
+            family: folder.config().family,
+            model: folder.model_config().clone(),
+            states: HashMap::new(),
+        };
+        let mut problems = Vec::new();
+        if !opened.path.is_file()
+            && let Some(found) = sharded::open_optimizer(dir, &mut problems)
+        {
+            if !problems.is_empty() {
+                return Err(Error::Folder { path: dir.to_owned(), problems: Problems(problems) });
+            }
+            opened.path = dir.join("model_and_optim");
+            opened.paths = found.files.iter().map(|file| dir.join(file)).collect();
+            opened.states = sharded_states(found.tensors);
+        } else {
+            opened.read_file()?;
+        }
+        opened.layout = Layout::of(|name| opened.states.contains_key(name));
+        Ok(opened)
+    }
+
+    fn read_file(&mut self) -> Result<()> {
+        let file = File::open(&self.path).map_err(Error::io(&self.path, "read"))?;
+        let length = file.metadata().map_err(Error::io(&self.path, "read"))?.len();
+        let states = read_with(&file, 0, length, &[], |reader| {
+            states(reader).map_err(|problem| vec![problem])
+        });
+        self.states = states.map_err(|error| torch_error(&self.path, error))?;
+        self.file = Some(file);
+        Ok(())
+    }
+
+    /// The file, or the folder of many.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Names of what is kept of each parameter, such as `exp_avg`.
+    pub fn names(&self) -> BTreeSet<&str> {
+        self.states.values().flat_map(HashMap::keys).map(String::as_str).collect()
+    }
+
+    /// Values of one parameter's state of as many elements as it has.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoTensor`] where there is none of that name and size; [`Error::Io`].
+    pub fn values(&self, parameter: &Parameter, name: &str) -> Result<Vec<f32>> {
+        let (tensor, first, whole) = self.place(parameter)?;
+        let place = self.state(&tensor, name)?;
+        if place.n_elements() != whole {
+            return Err(self.no_tensor(&tensor, name));
+        }
+        self.read(place, first, parameter.n_elements())
+    }
+
+    /// The one value of a parameter's state of that name, such as `step`; `None` where there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoTensor`] where it has other than one; [`Error::Io`].
+    pub fn value(&self, parameter: &Parameter, name: &str) -> Result<Option<f32>> {
+        let (tensor, ..) = self.place(parameter)?;
+        let Ok(place) = self.state(&tensor, name) else { return Ok(None) };
+        if place.n_elements() != 1 {
+            return Err(self.no_tensor(&tensor, name));
+        }
+        Ok(self.read(place, 0, 1)?.first().copied())
+    }
+
+    /// Whether a parameter is part of a tensor that holds others too.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoTensor`] where the trainer has no such parameter.
+    pub fn is_fused(&self, parameter: &Parameter) -> Result<bool> {
+        Ok(self.place(parameter)?.2 != parameter.n_elements())
+    }
+
+    /// The tensor that a parameter is in, its first element there, and how many that has.
+    fn place(&self, parameter: &Parameter) -> Result<(String, usize, usize)> {
+        let place = self.layout.place(self.family, &self.model, parameter);
+        let place = place.ok_or_else(|| self.no_tensor(&parameter.path, "place"))?;
+        Ok((place.name, place.first, place.shape.iter().product()))
+    }
+
+    fn state(&self, tensor: &str, name: &str) -> Result<&Place> {
+        let place = self.states.get(tensor).and_then(|state| state.get(name));
+        place.ok_or_else(|| self.no_tensor(tensor, name))
+    }
+
+    fn read(&self, place: &Place, first: usize, n_elements: usize) -> Result<Vec<f32>> {
+        let (name, dtype) = match place {
+            Place::Whole(entry) => (&entry.name, &entry.dtype),
+            Place::Pieces(tensor) => (&tensor.name, &tensor.dtype),
+        };
+        let known = Dtype::from_safetensors_name(dtype);
+        let known = known.ok_or_else(|| Error::TensorDtype {
+            path: self.path.clone(),
+            tensor: name.clone(),
+            found: dtype.clone(),
+            supported: "F32, F16 and BF16",
+        })?;
+        let source = match (place, &self.file) {
+            (Place::Whole(entry), Some(file)) => Source::File(file, entry.start),
+            (Place::Pieces(tensor), _) => {
+                Source::Pieces { paths: &self.paths, pieces: &tensor.pieces, first: 0 }
+            }
+            (Place::Whole(_), None) => return Err(self.no_tensor(name, "file")),
+        };
+        let stored = Stored { source, n_elements: place.n_elements(), dtype: known };
+        stored.part(first, n_elements).any_f32().map_err(|error| match error {
+            ReadError::Io(error) => Error::io(&self.path, "read")(error),
+            ReadError::Value(value) => {
+                Error::Value { path: self.path.clone(), tensor: name.clone(), value }
+            }
+        })
+    }
+
+    fn no_tensor(&self, tensor: &str, name: &str) -> Error {
+        Error::NoTensor { path: self.path.clone(), name: format!("{tensor}.{name}") }
+    }
+}
+
+impl Place {
+    fn n_elements(&self) -> usize {
+        match self {
+            Self::Whole(entry) => entry.n_elements(),
+            Self::Pieces(tensor) => tensor.shape.iter().product(),
+        }
+    }
+}
+
+/// How far the run of a checkpoint has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SavedProgress {
+    /// Epoch, from 0 in ai2-olmo and from 1 in OLMo-core.
+    pub epoch: u64,
+    /// Steps made.
+    pub global_step: u64,
+    /// Tokens seen in the whole run.
+    pub n_tokens_seen: u64,
+    /// What was seen of this epoch.
+    pub of_epoch: Seen,
+}
+
+/// What a trainer counts in an epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// ai2-olmo: instances.
+    Instances(u64),
+    /// OLMo-core: tokens.
+    Tokens(u64),
+}
+
+impl SavedProgress {
+    /// Whether a checkpoint's folder has the file that it is read from.
+    pub fn is_there(dir: &Path) -> bool {
+        TRAINER.iter().any(|name| dir.join(name).is_file())
+    }
+
+    /// Reads `train.pt` of a checkpoint's folder, or `train/rank0.pt` of a sharded one's.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] where there is none, [`Error::TorchFile`] where it does not say how far.
+    pub fn read(dir: &Path) -> Result<Self> {
+        let there = TRAINER.iter().map(|name| dir.join(name)).find(|path| path.is_file());
+        let path = there.unwrap_or_else(|| dir.join(TRAINER[0]));
+        let file = File::open(&path).map_err(Error::io(&path, "read"))?;
+        let length = file.metadata().map_err(Error::io(&path, "read"))?.len();
+        let progress = read_with(&file, 0, length, TRAINER_GLOBALS, |reader| {
+            progress(reader).map_err(|problem| vec![problem])
+        });
+        progress.map_err(|error| torch_error(&path, error))
+    }
+}
+
+fn progress(reader: &Reader<'_>) -> Result<SavedProgress, String> {
+    let pickle = reader.pickle;
+    let root = pickle.root_id();
+    let number = |dict: Id, names: &[&str]| {
+        let found = names.iter().find_map(|name| pickle.entry(dict, name)).map(|id| {
+            if matches!(pickle.node(id), Node::None) { Some(0) } else { pickle.size(id) }
+        });
+        found.flatten().ok_or_else(|| format!("it has no {}", names[0]))
+    };
+    let instances = ["global_train_examples_seen_this_epoch", "global_train_examples_seen"];
+    let of_epoch = match pickle.entry(root, "data_loader") {
+        Some(loader) => Seen::Tokens(number(loader, &["tokens_processed"])?),
+        None => Seen::Instances(number(root, &instances)?),
+    };
+    Ok(SavedProgress {
+        epoch: number(root, &["epoch"])?,
+        global_step: number(root, &["global_step"])?,
+        n_tokens_seen: number(root, &["global_train_tokens_seen"])?,
+        of_epoch,
+    })
+}
+
+/// The tensors of each parameter's state, of those of a distributed checkpoint.
+fn sharded_states(tensors: Vec<Tensor>) -> HashMap<String, HashMap<String, Place>> {
+    let split = |full: &str| {
+        full.rsplit_once('.')
+            .map_or((full.to_owned(), String::new()), |(a, b)| (a.to_owned(), b.to_owned()))
+    };
+    let names: Vec<(String, String)> = tensors.iter().map(|tensor| split(&tensor.name)).collect();
+    let plain = plain_names(names.iter().map(|(name, _)| name.as_str()));
+    let mut states: HashMap<String, HashMap<String, Place>> = HashMap::new();
+    for ((name, (_, key)), tensor) in plain.into_iter().zip(names).zip(tensors) {
+        states.entry(name).or_default().insert(key, Place::Pieces(tensor));
+    }
+    states
+}
+
+/// The tensors of each parameter's state, by its name.
+fn states(reader: &Reader<'_>) -> Result<HashMap<String, HashMap<String, Place>>, String> {
+    let pickle = reader.pickle;
+    let part = |name: &str| {
+        let found = pickle.entry(pickle.root_id(), name);
+        found.ok_or_else(|| format!("it has no {name}, as the state of a torch optimizer has"))
+    };
+    let names = names(reader, part("param_groups")?)?;
+    let pairs = part("state")?;
+    let pairs = pickle.dict(pairs).ok_or("its state is no dictionary")?;
+    let mut numbered = Vec::new();
+    for &(key, state) in pairs {
+        let name = match pickle.node(key) {
+            Node::Text(name) => Some((*name).to_owned()),
+            Node::Int(number) => names.get(number).cloned(),
+            _ => None,
+        };
+        let name = name.ok_or("its state is of a parameter that no group of parameters names")?;
+        let state = pickle.dict(state).ok_or_else(|| format!("{name} has no dictionary"))?;
+        let mut tensors = HashMap::new();
+        for &(key, value) in state {
+            let key =
+                pickle.text(key).ok_or_else(|| format!("{name} has a key that is no text"))?;
+            // Plain numbers, and nothing, are not read here.
+            if pickle.call(value).is_some() {
+                let entry = reader.tensor(format!("{name}.{key}"), value)?;
+                tensors.insert(key.to_owned(), Place::Whole(entry));
+            }
+        }
+        numbered.push((name, tensors));
+    }
+    let plain = plain_names(numbered.iter().map(|(name, _)| name.as_str()));
+    Ok(plain.into_iter().zip(numbered.into_iter().map(|(_, tensors)| tensors)).collect())
+}
+
+/// The names of parameters by their numbers.
+fn names(reader: &Reader<'_>, groups: Id) -> Result<HashMap<i64, String>, String> {
+    let pickle = reader.pickle;
+    let mut names = HashMap::new();
+    for &group in pickle.items(groups).ok_or("its param_groups are no list")? {
+        let list = |name: &str| pickle.entry(group, name).and_then(|id| pickle.items(id));
+        let params = list("params").ok_or("a group of its parameters has no list of them")?;
+        for (&number, &name) in params.iter().zip(list("param_names").unwrap_or_default()) {
+            if let (Node::Int(number), Some(name)) = (pickle.node(number), pickle.text(name)) {
+                names.insert(*number, name.to_owned());
+            }
+        }
+    }
+    Ok(names)
+}
+
+fn torch_error(path: &Path, error: HeaderError) -> Error {
+    match error {
+        HeaderError::Io(error) => Error::io(path, "read")(error),
+        HeaderError::Problems(problems) => {
+            Error::TorchFile { path: path.to_owned(), problems: Problems(problems) }
+        }
+    }
+}
