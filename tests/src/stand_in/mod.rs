@@ -153,6 +153,11 @@ impl StandIn {
         self.lock().faults.push((Fault { path: path.to_owned(), kind }, times));
     }
 
+    /// How often something is still to go wrong. A request counts once it has come as a whole.
+    pub fn n_faults_left(&self) -> usize {
+        self.lock().faults.iter().map(|(_, n)| n).sum()
+    }
+
     /// Every request that was answered so far.
     pub fn log(&self) -> Vec<Logged> {
         self.lock().log.clone()

@@ -120,7 +120,8 @@ fn a_pull_that_was_stopped_goes_on_where_it_was() {
 fn ctrl_c_stops_in_the_middle_of_a_file_and_the_next_run_goes_on() {
     let (hub, cache, files) = (StandIn::start(), tempfile::tempdir().expect("a folder"), large());
     commit(&hub, REPO, "main", &files);
-    hub.fail("/cdn/", FaultKind::Slow(Duration::from_millis(200)), 3);
+    // 200 kB a second: a machine that is busy elsewhere has fifteen seconds to interrupt.
+    hub.fail("/cdn/", FaultKind::Slow(Duration::from_secs(1)), 3);
     let blobs = cache.path().join("models--allenai--OLMo-small/blobs");
     let on_disk = || -> u64 {
         let entries = std::fs::read_dir(&blobs).into_iter().flatten().flatten();
@@ -128,8 +129,8 @@ fn ctrl_c_stops_in_the_middle_of_a_file_and_the_next_run_goes_on() {
     };
     let child = olmo(&hub, cache.path(), &["pull", REPO]).spawn().expect("starts");
     let start = Instant::now();
-    while on_disk() < 500_000 {
-        assert!(start.elapsed() < Duration::from_mins(1), "nothing came");
+    while on_disk() < 100_000 {
+        assert!(start.elapsed() < Duration::from_mins(2), "nothing came");
         sleep(Duration::from_millis(5));
     }
     let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
