@@ -10,7 +10,7 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::tensor::{Shape, Slice};
 
-use super::{AttentionRows, AttentionSpan, Kernels, attention, cross_entropy, experts, linear};
+use super::{AttentionRows, AttentionSpan, Kernels, attention, cross_entropy, experts};
 
 impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
     fn olmo_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -212,10 +212,10 @@ impl<B: Kernels> Backward<B, 2> for Linear {
         let grad = grads.consume::<B>(&ops.node);
         let (x, weight) = ops.state;
         if let (Some(node), Some(x)) = (weight_node, x) {
-            grads.register::<B>(node.id, linear::backward_weight::<B>(grad.clone(), x));
+            grads.register::<B>(node.id, B::olmo_linear_backward_weight(grad.clone(), x));
         }
         if let (Some(node), Some(weight)) = (x_node, weight) {
-            grads.register::<B>(node.id, linear::backward_input::<B>(grad, weight));
+            grads.register::<B>(node.id, B::olmo_linear_backward_input(grad, weight));
         }
     }
 }

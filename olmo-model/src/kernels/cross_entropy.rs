@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::{FloatDType, IndexingUpdateOp, Shape, Slice};
+use burn::tensor::{DType, FloatDType, IndexingUpdateOp, Shape, Slice};
 
 use super::{Kernels, bool_dtype, linear};
 
@@ -25,7 +25,7 @@ pub(super) fn forward<B: Kernels>(
 ) -> FloatTensor<B> {
     let mut sums = None;
     for range in chunks::<B>(&x, &weight) {
-        let logits = linear::forward::<B>(rows::<B>(&x, &range), weight.clone());
+        let logits = logits::<B>(rows::<B>(&x, &range), weight.clone());
         let targets = labels::<B>(&targets, &range);
         let (losses, _) = B::olmo_token_losses(logits, targets, z_loss, false);
         add::<B>(&mut sums, losses);
@@ -44,19 +44,23 @@ pub(super) fn forward_with_gradients<B: Kernels>(
     let mut dx_chunks = Vec::new();
     for range in chunks::<B>(&x, &weight) {
         let x = rows::<B>(&x, &range);
-        let logits = linear::forward::<B>(x.clone(), weight.clone());
+        let logits = logits::<B>(x.clone(), weight.clone());
         let targets = labels::<B>(&targets, &range);
         let (losses, dlogits) = B::olmo_token_losses(logits, targets, z_loss, true);
         add::<B>(&mut sums, losses);
-        dx_chunks.push(linear::backward_input::<B>(dlogits.clone(), weight.clone()));
-        add::<B>(&mut dweight, linear::backward_weight::<B>(dlogits, x));
+        dx_chunks.push(B::olmo_linear_backward_input(dlogits.clone(), weight.clone()));
+        // In f32: in bf16 every chunk would round the sum of those before it.
+        dweight = Some(match dweight.take() {
+            None if x.dtype() == DType::F32 => B::olmo_linear_backward_weight(dlogits, x),
+            sum => {
+                let sum = sum.unwrap_or_else(|| wide_zeros::<B>(&weight));
+                B::olmo_linear_add_backward_weight(sum, dlogits, x)
+            }
+        });
     }
     let sums = sums.unwrap_or_else(|| zeros::<B>(&x));
-    let dtype = weight.dtype().into();
-    let dweight = dweight.map_or_else(
-        || B::float_zeros(weight.shape(), &weight.device(), dtype),
-        |sum| B::float_cast(sum, dtype),
-    );
+    let dweight = dweight.unwrap_or_else(|| wide_zeros::<B>(&weight));
+    let dweight = B::float_cast(dweight, weight.dtype().into());
     let dx = match dx_chunks.len() {
         0 => x,
         1 => dx_chunks.remove(0),
@@ -104,6 +108,14 @@ pub(super) fn token_losses<B: Backend>(
     (sums, B::float_cast(dlogits, dtype.into()))
 }
 
+/// Of a chunk. In f32 the backend's products are faster than ours, which keep an order of additions.
+fn logits<B: Kernels>(x: FloatTensor<B>, weight: FloatTensor<B>) -> FloatTensor<B> {
+    match x.dtype() {
+        DType::F32 => linear::forward::<B>(x, weight),
+        _ => B::olmo_linear(x, weight),
+    }
+}
+
 /// Ranges of tokens whose logits are held at once.
 fn chunks<B: Backend>(
     x: &FloatTensor<B>,
@@ -130,12 +142,14 @@ fn labels<B: Backend>(targets: &IntTensor<B>, range: &Range<usize>) -> IntTensor
 }
 
 fn add<B: Backend>(sum: &mut Option<FloatTensor<B>>, part: FloatTensor<B>) {
-    // In f32: in bf16 every chunk would round the sum of those before it.
-    let wide = |x| B::float_cast(x, FloatDType::F32);
     *sum = Some(match sum.take() {
-        Some(sum) => B::float_add(wide(sum), wide(part)),
+        Some(sum) => B::float_add(sum, part),
         None => part,
     });
+}
+
+fn wide_zeros<B: Backend>(like: &FloatTensor<B>) -> FloatTensor<B> {
+    B::float_zeros(like.shape(), &like.device(), FloatDType::F32)
 }
 
 fn zeros<B: Backend>(like: &FloatTensor<B>) -> FloatTensor<B> {

@@ -9,7 +9,7 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{FloatDType, Shape, Slice};
 
-use super::{Kernels, int_dtype, linear};
+use super::{Kernels, int_dtype};
 
 /// The rows `index` of `x`: `[n, d]` and `[m]` give `[m, d]`.
 pub(super) fn take_rows<B: Backend>(x: FloatTensor<B>, index: IntTensor<B>) -> FloatTensor<B> {
@@ -75,12 +75,14 @@ pub(super) fn backward<B: Kernels>(saved: Saved<B>, grad: FloatTensor<B>) -> [Fl
     let Saved { x, gate, up, weights: [w1, w2, w3], range } = saved;
     let g = copied_rows::<B>(&grad, &range);
     let hidden = B::olmo_swiglu(gate.clone(), up.clone());
-    let dw2 = linear::backward_weight::<B>(g.clone(), hidden);
-    let (dgate, dup) = B::olmo_swiglu_backward(gate, up, linear::backward_input::<B>(g, w2));
-    let dw1 = linear::backward_weight::<B>(dgate.clone(), x.clone());
-    let dw3 = linear::backward_weight::<B>(dup.clone(), x);
-    let dx =
-        B::float_add(linear::backward_input::<B>(dgate, w1), linear::backward_input::<B>(dup, w3));
+    let dw2 = B::olmo_linear_backward_weight(g.clone(), hidden);
+    let (dgate, dup) = B::olmo_swiglu_backward(gate, up, B::olmo_linear_backward_input(g, w2));
+    let dw1 = B::olmo_linear_backward_weight(dgate.clone(), x.clone());
+    let dw3 = B::olmo_linear_backward_weight(dup.clone(), x);
+    let dx = B::float_add(
+        B::olmo_linear_backward_input(dgate, w1),
+        B::olmo_linear_backward_input(dup, w3),
+    );
     [replaced::<B>(grad, &range, dx), dw1, dw2, dw3]
 }
 

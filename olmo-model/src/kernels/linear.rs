@@ -5,7 +5,7 @@
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::Shape;
+use burn::tensor::{FloatDType, Shape};
 
 use crate::packed::PackedMatrix;
 
@@ -35,6 +35,16 @@ pub(super) fn backward_weight<B: Backend>(
     x: FloatTensor<B>,
 ) -> FloatTensor<B> {
     B::float_matmul(B::float_transpose(rows::<B>(grad)), rows::<B>(x))
+}
+
+/// `sum + gradᵀ x`, with a sum in f32.
+pub(super) fn add_backward_weight<B: Backend>(
+    sum: FloatTensor<B>,
+    grad: FloatTensor<B>,
+    x: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let part = backward_weight::<B>(grad, x);
+    B::float_add(sum, B::float_cast(part, FloatDType::F32))
 }
 
 /// A packed matrix as a tensor beside `x`.

@@ -54,6 +54,34 @@ pub(crate) trait Kernels: Backend {
         linear::forward::<Self>(x, weight)
     }
 
+    /// The gradient of a product by its input.
+    #[fusion(default)]
+    fn olmo_linear_backward_input(
+        grad: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        linear::backward_input::<Self>(grad, weight)
+    }
+
+    /// The gradient of a product by its weight.
+    #[fusion(default)]
+    fn olmo_linear_backward_weight(
+        grad: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        linear::backward_weight::<Self>(grad, x)
+    }
+
+    /// The same, added to a sum in f32.
+    #[fusion(default)]
+    fn olmo_linear_add_backward_weight(
+        sum: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        linear::add_backward_weight::<Self>(sum, grad, x)
+    }
+
     /// Three products of one input.
     #[fusion(default)]
     fn olmo_three_linears(

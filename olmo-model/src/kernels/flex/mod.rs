@@ -2,8 +2,8 @@
 //!
 //! Composed of burn's operations, a norm or a softmax reads and writes its tensor five to ten
 //! times; here it is one pass over rows that are in cache, shared among the threads. Forward passes
-//! read and write f32, f16 and bf16; backward passes of the narrow types are composed. Results do
-//! not depend on the number of threads.
+//! read and write f32, f16 and bf16; backward passes widen the narrow types first. Results do not
+//! depend on the number of threads.
 
 #![allow(
     clippy::inline_always,
@@ -22,6 +22,7 @@ mod softmax;
 mod swiglu;
 mod token_losses;
 mod weighted_sum;
+mod widen;
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
@@ -31,6 +32,7 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use self::element::Element;
+use self::widen::{are_float, narrowed, widened};
 use super::{AttentionRows, AttentionSpan, Kernels};
 use crate::packed::PackedMatrix;
 
@@ -38,6 +40,28 @@ impl Kernels for Flex {
     fn olmo_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
         let [y] = linear::linears(x, [weight]);
         y
+    }
+
+    fn olmo_linear_backward_input(
+        grad: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        linear::backward_input(grad, weight)
+    }
+
+    fn olmo_linear_backward_weight(
+        grad: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        linear::backward_weight(grad, x)
+    }
+
+    fn olmo_linear_add_backward_weight(
+        sum: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        linear::add_backward_weight(sum, grad, x)
     }
 
     fn olmo_three_linears(
@@ -92,10 +116,12 @@ impl Kernels for Flex {
     }
 
     fn olmo_masked_softmax(scores: FloatTensor<Self>, rows: AttentionRows) -> FloatTensor<Self> {
-        if !all_f32(&[&scores]) {
-            return super::attention::masked_softmax::<Self>(scores, rows);
+        match scores.dtype() {
+            DType::F32 => softmax::masked::<f32>(scores, rows),
+            DType::BF16 => softmax::masked::<bf16>(widened(scores), rows),
+            DType::F16 => softmax::masked::<f16>(widened(scores), rows),
+            _ => super::attention::masked_softmax::<Self>(scores, rows),
         }
-        softmax::masked(scores, rows)
     }
 
     fn olmo_masked_softmax_backward(
@@ -103,10 +129,10 @@ impl Kernels for Flex {
         grad: FloatTensor<Self>,
         scale: f64,
     ) -> FloatTensor<Self> {
-        if !all_f32(&[&probabilities, &grad]) {
+        if !are_float(&[&probabilities, &grad]) {
             return super::attention::masked_softmax_backward::<Self>(probabilities, grad, scale);
         }
-        softmax::masked_backward(probabilities, grad, scale)
+        softmax::masked_backward(widened(probabilities), widened(grad), scale)
     }
 
     fn olmo_rotary(
@@ -129,10 +155,11 @@ impl Kernels for Flex {
         cos: FloatTensor<Self>,
         sin: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        if !all_f32(&[&grad, &cos, &sin]) {
+        if !are_float(&[&grad]) || !all_f32(&[&cos, &sin]) {
             return super::rotary::backward::<Self>(grad, cos, sin);
         }
-        rotary::backward(grad, cos, sin)
+        let dtype = grad.dtype();
+        narrowed(rotary::backward(widened(grad), cos, sin), dtype)
     }
 
     fn olmo_layer_norm(x: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
@@ -149,10 +176,11 @@ impl Kernels for Flex {
         grad: FloatTensor<Self>,
         eps: f64,
     ) -> FloatTensor<Self> {
-        if !all_f32(&[&x, &grad]) {
+        if !are_float(&[&x, &grad]) {
             return super::norm::layer_norm_backward::<Self>(x, grad, eps);
         }
-        norm::layer_norm_backward(x, grad, eps)
+        let dtype = x.dtype();
+        narrowed(norm::layer_norm_backward(widened(x), widened(grad), eps), dtype)
     }
 
     fn olmo_rms_norm(
@@ -178,10 +206,13 @@ impl Kernels for Flex {
         grad: FloatTensor<Self>,
         eps: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if !all_f32(&[&x, &weight, &grad]) {
+        if !are_float(&[&x, &weight, &grad]) {
             return super::norm::rms_norm_backward::<Self>(x, weight, grad, eps);
         }
-        norm::rms_norm_backward(x, weight, grad, eps)
+        let (dtype, weight_dtype) = (x.dtype(), weight.dtype());
+        let (dx, dweight) =
+            norm::rms_norm_backward(widened(x), widened(weight), widened(grad), eps);
+        (narrowed(dx, dtype), narrowed(dweight, weight_dtype))
     }
 
     fn olmo_swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -198,10 +229,12 @@ impl Kernels for Flex {
         up: FloatTensor<Self>,
         grad: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if !all_f32(&[&gate, &up, &grad]) {
+        if !are_float(&[&gate, &up, &grad]) {
             return super::swiglu::backward::<Self>(gate, up, grad);
         }
-        swiglu::backward(gate, up, grad)
+        let dtypes = [gate.dtype(), up.dtype()];
+        let (dgate, dup) = swiglu::backward(widened(gate), widened(up), widened(grad));
+        (narrowed(dgate, dtypes[0]), narrowed(dup, dtypes[1]))
     }
 
     fn olmo_token_losses(
@@ -210,7 +243,7 @@ impl Kernels for Flex {
         z_loss: f64,
         with_gradient: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if !all_f32(&[&logits]) || targets.dtype() != DType::I32 {
+        if !are_float(&[&logits]) || targets.dtype() != DType::I32 {
             return super::cross_entropy::token_losses::<Self>(
                 logits,
                 targets,
@@ -218,7 +251,10 @@ impl Kernels for Flex {
                 with_gradient,
             );
         }
-        token_losses::token_losses(logits, targets, z_loss, with_gradient)
+        let dtype = logits.dtype();
+        let (sums, dlogits) =
+            token_losses::token_losses(widened(logits), targets, z_loss, with_gradient);
+        (sums, narrowed(dlogits, dtype))
     }
 }
 

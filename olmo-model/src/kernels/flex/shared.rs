@@ -32,13 +32,35 @@ impl<'a, E: Element> Columns<'a, E> {
         column: usize,
         values: impl ExactSizeIterator<Item = f32>,
     ) {
-        let first = row * self.row_length + column;
-        assert!(column + values.len() <= self.row_length);
-        assert!(first + values.len() <= self.n_elements);
-        // SAFETY: the range lies within the matrix, and is this thread's alone.
-        let out = unsafe { std::slice::from_raw_parts_mut(self.start.add(first), values.len()) };
+        // SAFETY: as the caller holds.
+        let out = unsafe { self.part(row, column, values.len()) };
         for (out, value) in out.iter_mut().zip(values) {
             *out = E::narrow(value);
         }
+    }
+
+    /// Adds to a part of a row.
+    ///
+    /// # Safety
+    ///
+    /// As [`write`](Self::write).
+    pub(super) unsafe fn add(&self, row: usize, column: usize, values: &[f32]) {
+        // SAFETY: as the caller holds.
+        let out = unsafe { self.part(row, column, values.len()) };
+        for (out, value) in out.iter_mut().zip(values) {
+            *out = E::narrow(out.widen() + value);
+        }
+    }
+
+    /// # Safety
+    ///
+    /// No other thread may have the same elements at the same time.
+    #[allow(clippy::mut_from_ref, reason = "callers keep to elements of their own")]
+    unsafe fn part(&self, row: usize, column: usize, n: usize) -> &mut [E] {
+        let first = row * self.row_length + column;
+        assert!(column + n <= self.row_length);
+        assert!(first + n <= self.n_elements);
+        // SAFETY: the range lies within the matrix, and is this thread's alone.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(first), n) }
     }
 }

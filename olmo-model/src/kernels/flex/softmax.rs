@@ -3,9 +3,11 @@
 use burn::backend::flex::FlexTensor;
 
 use super::super::AttentionRows;
+use super::element::Element;
 use super::{for_row_blocks, from_vec, into_vec, lanes, last_dim, values};
 
-pub(super) fn masked(scores: FlexTensor, rows: AttentionRows) -> FlexTensor {
+/// Of scores in f32 that are rounded to `E` once they are scaled.
+pub(super) fn masked<E: Element>(scores: FlexTensor, rows: AttentionRows) -> FlexTensor {
     let shape = scores.layout().shape().clone();
     let n_keys = last_dim(&scores);
     let (n_kv_heads, rows_per_head) = (shape[1], shape[2]);
@@ -23,9 +25,10 @@ pub(super) fn masked(scores: FlexTensor, rows: AttentionRows) -> FlexTensor {
                 row[visible.end..].fill(0.0);
                 let row = &mut row[visible];
                 // The scale is positive, so the largest score is the largest before scaling too.
-                let max = lanes::max(row) * scale;
+                let scaled = |x: f32| E::narrow(x * scale).widen();
+                let max = scaled(lanes::max(row));
                 for x in row.iter_mut() {
-                    *x = lanes::exp(*x * scale - max);
+                    *x = lanes::exp(scaled(*x) - max);
                 }
                 let inverse = 1.0 / lanes::sum(row, |x| x);
                 for x in row.iter_mut() {

@@ -36,6 +36,22 @@ pub(in super::super) fn linears<E: Element>(x: &Input<'_>, weights: &[Weight<'_>
     outputs
 }
 
+/// Adds `x wᵀ` to a matrix of f32.
+pub(in super::super) fn add_linear(x: &Input<'_>, w: Weight<'_>, total: &mut [f32]) {
+    let n = w.n_columns(x.k);
+    let columns = Columns::new(total, n);
+    for_each_task(x, &[n], |_, task, Work { products, scratch }| {
+        for rows in blocks(x.n_rows()) {
+            let sums = sized(products, rows.len() * task.len());
+            x.multiply(w, rows.clone(), task.clone(), sums, scratch);
+            for (row, sums) in rows.zip(sums.chunks_exact(task.len())) {
+                // SAFETY: the columns of a task are no other task's.
+                unsafe { columns.add(row, task.start, sums) };
+            }
+        }
+    });
+}
+
 /// `silu(x gateᵀ) * (x upᵀ)`, rounded to `E` where the operations apart would be.
 pub(in super::super) fn gated<E: Element>(
     x: &Input<'_>,

@@ -25,6 +25,10 @@ impl Rows<'_> {
         }
     }
 
+    pub(in super::super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Writes the elements of `range` as f32.
     pub(in super::super) fn widen(&self, range: Range<usize>, out: &mut [f32]) {
         match *self {

@@ -23,6 +23,11 @@ fn expected(x: &[f32], w: &[f32], k: usize) -> Vec<f32> {
     x.chunks(k).flat_map(|x| w.chunks(k).map(move |w| dot(x, w))).collect()
 }
 
+/// Columns of rows of `k`, one after the other.
+fn transposed(rows: &[f32], k: usize) -> Vec<f32> {
+    (0..k).flat_map(|i| rows[i..].iter().step_by(k).copied()).collect()
+}
+
 fn as_packed(values: &[f32], shape: [usize; 2], dtype: DType) -> PackedMatrix {
     packed(&TensorData::new(values.to_vec(), shape).convert_dtype(dtype), false)
 }
@@ -54,6 +59,20 @@ fn products_cover_every_size_and_type() {
             assert_eq!(product(Rows::F16(&x16), Rows::F16(&w16)), expected, "{isa:?} {m} {k} {n}");
             assert_eq!(product(Rows::Bf16(&xb), Rows::Bf16(&wb)), expected, "{isa:?} {m} {k} {n}");
             assert_eq!(product(Rows::F32(&x), Rows::Bf16(&wb)), expected, "{isa:?} {m} {k} {n}");
+
+            // Either operand transposed, as the backward passes have them.
+            let (xt, wt) = (transposed(&x, k), transposed(&w, k));
+            let (xt16, wt16) = (narrowed::<f16>(&xt), narrowed::<f16>(&wt));
+            let (xtb, wtb) = (narrowed::<bf16>(&xt), narrowed::<bf16>(&wt));
+            for (xt, wt) in [
+                (Rows::F32(&xt), Rows::F32(&wt)),
+                (Rows::F16(&xt16), Rows::F16(&wt16)),
+                (Rows::Bf16(&xtb), Rows::Bf16(&wtb)),
+            ] {
+                let input = Input::transposed_with_isa(xt, m, isa);
+                let found = linears::<f32>(&input, &[Weight::Columns(wt)]).remove(0);
+                assert_eq!(found, expected, "transposed {isa:?} {xt:?} {m} {k} {n}");
+            }
 
             for (x, dtype) in [
                 (Rows::F32(&x), DType::F32),

@@ -1,0 +1,76 @@
+//! Operands that are stored transposed, as the backward passes of a product have them.
+
+use std::ops::Range;
+
+use half::bf16;
+use rayon::prelude::*;
+
+use super::Rows;
+use crate::packed::{Step, WIDTH};
+
+/// Rows and units of a tile: its lines of the source stay in the first-level cache.
+const TILE: usize = 32;
+
+/// Units of two elements of the columns `columns` of `w`, rows of `stride` elements; the last of an
+/// odd number of rows is beside zeros, and so are columns that are not there.
+pub(super) fn pack_pairs(w: &[bf16], stride: usize, columns: Range<usize>, out: &mut [Step<u32>]) {
+    let n = columns.len();
+    pulp::Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            const ZEROS: [bf16; WIDTH] = [bf16::ZERO; WIDTH];
+            for (step, rows) in out.iter_mut().zip(w.chunks(2 * stride)) {
+                let first = &rows[columns.clone()];
+                let is_alone = rows.len() == stride;
+                let second = if is_alone { &ZEROS[..n] } else { &rows[stride..][columns.clone()] };
+                if let (Ok(first), Ok(second)) = (first.try_into(), second.try_into()) {
+                    pack_step(step, first, second);
+                } else {
+                    let (mut a, mut b) = (ZEROS, ZEROS);
+                    a[..n].copy_from_slice(first);
+                    b[..n].copy_from_slice(second);
+                    pack_step(step, &a, &b);
+                }
+            }
+        },
+    );
+}
+
+#[inline(always)]
+fn pack_step(step: &mut Step<u32>, first: &[bf16; WIDTH], second: &[bf16; WIDTH]) {
+    for ((unit, a), b) in step.0.iter_mut().zip(first).zip(second) {
+        *unit = (u32::from(a.to_bits()) << 16) | u32::from(b.to_bits());
+    }
+}
+
+/// A matrix `[k, n_rows]` as rows of `k` elements in f32.
+pub(super) fn transposed_f32(matrix: Rows<'_>, n_rows: usize, k: usize) -> Vec<f32> {
+    match matrix {
+        Rows::F32(values) => transposed(n_rows, k, |row, i| values[i * n_rows + row]),
+        Rows::F16(values) => transposed(n_rows, k, |row, i| values[i * n_rows + row].to_f32()),
+        Rows::Bf16(values) => transposed(n_rows, k, |row, i| values[i * n_rows + row].to_f32()),
+    }
+}
+
+/// Rows of `length` units, each of which `unit(row, index)` gives.
+pub(super) fn transposed<U: Copy + Default + Send>(
+    n_rows: usize,
+    length: usize,
+    unit: impl Fn(usize, usize) -> U + Sync,
+) -> Vec<U> {
+    let mut out = vec![U::default(); n_rows * length];
+    if out.is_empty() {
+        return out;
+    }
+    out.par_chunks_mut(TILE * length).enumerate().for_each(|(tile, rows)| {
+        for first in (0..length).step_by(TILE) {
+            let end = length.min(first + TILE);
+            for (i, row) in rows.chunks_exact_mut(length).enumerate() {
+                for (index, out) in (first..end).zip(&mut row[first..end]) {
+                    *out = unit(tile * TILE + i, index);
+                }
+            }
+        }
+    });
+    out
+}
