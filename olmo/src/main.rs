@@ -3,6 +3,7 @@
 //! Results go to standard output, progress and errors to standard error. Exit codes: 0 where all
 //! went well, 1 where the machine failed (disk, memory, numbers), 2 where the input is wrong.
 
+mod allocator;
 mod cli;
 mod commands;
 mod device;
@@ -19,6 +20,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    allocator::keep_large_buffers();
     match cli::Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure::report(&error),
