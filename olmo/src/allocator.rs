@@ -1,17 +1,21 @@
 //! What the C library's allocator does with memory that is given back.
 
-/// Bytes up to which memory that is given back stays with the process.
+/// Bytes of the largest buffers that are taken from what the process has; of larger ones a step has few.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-const KEPT: libc::c_int = 1 << 30;
+const LARGEST: libc::c_int = 64 << 20;
+
+/// Bytes that stay with the process when they are given back.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const KEPT: libc::c_int = 256 << 20;
 
 /// Lets large buffers be used again instead of going back to the system: a training step makes and drops
 /// the same ones over and over, and the system clears every page of a new one, a tenth of the step.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub(crate) fn keep_large_buffers() {
-    for setting in [libc::M_MMAP_THRESHOLD, libc::M_TRIM_THRESHOLD] {
+    for (setting, bytes) in [(libc::M_MMAP_THRESHOLD, LARGEST), (libc::M_TRIM_THRESHOLD, KEPT)] {
         // SAFETY: the allocator may be set up at any time, and other threads are not there yet. Where
         // it refuses, it stays as it was.
-        let _ = unsafe { libc::mallopt(setting, KEPT) };
+        let _ = unsafe { libc::mallopt(setting, bytes) };
     }
 }
 
