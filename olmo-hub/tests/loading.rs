@@ -22,6 +22,8 @@ use allocations::{in_use, peak_of};
 
 #[test]
 fn opening_reads_headers_loading_holds_one_copy_and_converting_none() {
+    // Each thread has a buffer: as many on every machine.
+    rayon::ThreadPoolBuilder::new().num_threads(4).build_global().expect("nothing ran before");
     opening_reads_headers();
     loading_holds_one_copy();
     converting_holds_no_tensor();
