@@ -159,5 +159,5 @@ fn the_runs_in_configs_are_sound() {
         assert!(config.tokens_per_step() * config.max_duration > 40_000_000_000, "{name}");
         names.push(name);
     }
-    assert_eq!(names.len(), 10, "{names:?}");
+    assert_eq!(names.len(), 13, "{names:?}");
 }
