@@ -91,7 +91,8 @@ pub(crate) fn open_ended(what: &str) -> ProgressBar {
 }
 
 fn with_style(bar: ProgressBar, template: &str, what: &str) -> ProgressBar {
-    bar.set_message(what.to_owned());
+    // Nothing is drawn before the bar is complete.
+    let bar = bar.with_message(what.to_owned());
     // The templates above are sound; should one not be, a plain bar is better than none.
     match ProgressStyle::with_template(template) {
         Ok(style) => bar.with_style(style.progress_chars("=> ")),
