@@ -55,11 +55,14 @@ pub struct Perplexity {
 ///
 /// ```no_run
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let model: olmo_model::Transformer = unimplemented!();
 /// use std::ops::ControlFlow;
+/// use burn::tensor::Device;
 /// use olmo_data::Tokenizer;
 /// use olmo_eval::{FirstToken, PerplexityEval, TokenizedDocument};
+/// use olmo_model::{InitConfig, Transformer, presets};
 ///
+/// let model = presets::small_olmo2(64, 2, 2, 512);
+/// let model = Transformer::init(&model, &InitConfig::default(), 0, &Device::flex())?;
 /// let tokenizer = Tokenizer::from_file("tokenizer.json")?;
 /// let documents = ["A text.", "Another."].map(|text| TokenizedDocument::encode(text, &tokenizer));
 /// let eval = PerplexityEval::new(&model, FirstToken::After(tokenizer.eos_id()?))?;

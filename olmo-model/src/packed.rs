@@ -242,8 +242,13 @@ impl Panels {
 
 /// Two elements as the instruction takes them; the last of an odd row is alone.
 pub(crate) fn unit_of(elements: &[bf16]) -> u32 {
-    let second = elements.get(1).map_or(0, |x| u32::from(x.to_bits()));
-    (u32::from(elements[0].to_bits()) << 16) | second
+    pair_of(elements[0], elements.get(1).copied().unwrap_or(bf16::ZERO))
+}
+
+/// The same of two that are there.
+#[inline]
+pub(crate) fn pair_of(first: bf16, second: bf16) -> u32 {
+    (u32::from(first.to_bits()) << 16) | u32::from(second.to_bits())
 }
 
 fn pair(unit: u32) -> [bf16; 2] {

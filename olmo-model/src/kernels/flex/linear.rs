@@ -7,7 +7,7 @@ use half::{bf16, f16};
 
 use super::dot::{self, Input, Rows, Weight};
 use super::element::Element;
-use super::widen::narrowed;
+use super::widen::{is_float, narrowed};
 use super::{from_vec, into_vec, last_dim};
 use crate::packed::PackedMatrix;
 
@@ -145,10 +145,6 @@ fn shaped<E: Element>(values: Vec<E>, x: &FlexTensor, d_out: usize) -> FlexTenso
     let last = shape.num_dims() - 1;
     shape[last] = d_out;
     from_vec(values, shape)
-}
-
-fn is_float(dtype: DType) -> bool {
-    matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
 }
 
 /// The elements of a contiguous tensor.

@@ -14,8 +14,12 @@ const CHUNK: usize = 1 << 14;
 
 /// Whether all are of types that the kernels read.
 pub(super) fn are_float(tensors: &[&FlexTensor]) -> bool {
-    let is_float = |dtype| matches!(dtype, DType::F32 | DType::F16 | DType::BF16);
     tensors.iter().all(|tensor| is_float(tensor.dtype()))
+}
+
+/// Whether the kernels read this type.
+pub(super) fn is_float(dtype: DType) -> bool {
+    matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
 }
 
 /// The values in f32; the tensor itself where it is that.

@@ -6,7 +6,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::Rows;
-use crate::packed::{Step, WIDTH};
+use crate::packed::{Step, WIDTH, pair_of};
 
 /// Rows and units of a tile: its lines of the source stay in the first-level cache.
 const TILE: usize = 32;
@@ -39,7 +39,7 @@ pub(super) fn pack_pairs(w: &[bf16], stride: usize, columns: Range<usize>, out: 
 #[inline(always)]
 fn pack_step(step: &mut Step<u32>, first: &[bf16; WIDTH], second: &[bf16; WIDTH]) {
     for ((unit, a), b) in step.0.iter_mut().zip(first).zip(second) {
-        *unit = (u32::from(a.to_bits()) << 16) | u32::from(b.to_bits());
+        *unit = pair_of(*a, *b);
     }
 }
 

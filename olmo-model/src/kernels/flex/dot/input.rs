@@ -14,7 +14,7 @@ use super::vnni;
 use super::{
     BLOCK_UNITS, FEW_ROWS, Rows, Scratch, Strided, Weight, columns, integers, panel, panel_product,
 };
-use crate::packed::{Step, Values, WIDTH, unit_of};
+use crate::packed::{Step, Values, WIDTH, pair_of, unit_of};
 use crate::quantized::QuantizedSteps;
 
 /// The left operand of a product, `[n_rows, k]`.
@@ -66,7 +66,7 @@ impl<'a> Input<'a> {
                 pairs = columns::transposed(n_rows, k.div_ceil(2), |row, unit| {
                     let first = 2 * unit * n_rows + row;
                     let second = values.get(first + n_rows).copied().unwrap_or(bf16::ZERO);
-                    unit_of(&[values[first], second])
+                    pair_of(values[first], second)
                 });
             }
             _ => f32 = Cow::Owned(columns::transposed_f32(matrix, n_rows, k)),
@@ -305,7 +305,7 @@ fn pairs_of(values: &[bf16], k: usize) -> Vec<u32> {
             for (units, row) in rows {
                 let (pairs, rest) = row.as_chunks::<2>();
                 for (unit, [a, b]) in units.iter_mut().zip(pairs) {
-                    *unit = (u32::from(a.to_bits()) << 16) | u32::from(b.to_bits());
+                    *unit = pair_of(*a, *b);
                 }
                 if let ([last], Some(unit)) = (rest, units.last_mut()) {
                     *unit = unit_of(&[*last]);

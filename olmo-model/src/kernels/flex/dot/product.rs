@@ -23,30 +23,35 @@ pub(in super::super) fn linears<E: Element>(x: &Input<'_>, weights: &[Weight<'_>
         n_columns.iter().map(|n| vec![E::default(); x.n_rows() * n]).collect();
     let columns: Vec<Columns<'_, E>> =
         outputs.iter_mut().zip(&n_columns).map(|(out, n)| Columns::new(out, *n)).collect();
-    for_each_task(x, &n_columns, |which, task, Work { products, scratch }| {
-        for rows in blocks(x.n_rows()) {
-            let sums = sized(products, rows.len() * task.len());
-            x.multiply(weights[which], rows.clone(), task.clone(), sums, scratch);
-            for (row, sums) in rows.zip(sums.chunks_exact(task.len())) {
-                // SAFETY: the columns of a task are no other task's.
-                unsafe { columns[which].write(row, task.start, sums.iter().copied()) };
-            }
-        }
+    for_each_part(x, weights, |which, row, column, sums| {
+        // SAFETY: a part of a product is no other thread's.
+        unsafe { columns[which].write(row, column, sums.iter().copied()) };
     });
     outputs
 }
 
 /// Adds `x wᵀ` to a matrix of f32.
 pub(in super::super) fn add_linear(x: &Input<'_>, w: Weight<'_>, total: &mut [f32]) {
-    let n = w.n_columns(x.k);
-    let columns = Columns::new(total, n);
-    for_each_task(x, &[n], |_, task, Work { products, scratch }| {
+    let columns = Columns::new(total, w.n_columns(x.k));
+    for_each_part(x, &[w], |_, row, column, sums| {
+        // SAFETY: a part of a product is no other thread's.
+        unsafe { columns.add(row, column, sums) };
+    });
+}
+
+/// Calls `f(matrix, row, first column, sums)` for parts of the rows of each product.
+fn for_each_part(
+    x: &Input<'_>,
+    weights: &[Weight<'_>],
+    f: impl Fn(usize, usize, usize, &[f32]) + Sync,
+) {
+    let n_columns: Vec<usize> = weights.iter().map(|w| w.n_columns(x.k)).collect();
+    for_each_task(x, &n_columns, |which, task, Work { products, scratch }| {
         for rows in blocks(x.n_rows()) {
             let sums = sized(products, rows.len() * task.len());
-            x.multiply(w, rows.clone(), task.clone(), sums, scratch);
+            x.multiply(weights[which], rows.clone(), task.clone(), sums, scratch);
             for (row, sums) in rows.zip(sums.chunks_exact(task.len())) {
-                // SAFETY: the columns of a task are no other task's.
-                unsafe { columns.add(row, task.start, sums) };
+                f(which, row, task.start, sums);
             }
         }
     });
