@@ -144,7 +144,7 @@ impl Transformer {
         if length > limit {
             return Err(Error::SequenceTooLong { length, limit });
         }
-        let mut cache = KvCache::new(config, 1, length, &self.device(), self.dtype());
+        let mut cache = self.new_cache(1, length);
         // Before the first step there is one beam, the prompt, without tokens of its own.
         let start = Beam { tokens: Vec::new(), score: 0.0 };
         let mut beams = vec![Growing { beam: start, ended: false }];

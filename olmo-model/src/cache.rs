@@ -15,7 +15,9 @@ use crate::integers::integers;
 
 /// Keys and values of every layer for the sequences of one batch.
 ///
-/// Storage of full layers is allocated once for `capacity` tokens and written in place.
+/// Storage of full layers is allocated once for `capacity` tokens and written in place. It may be in
+/// a narrower dtype than the model computes in: keys and values are then rounded as they are stored,
+/// and those of new tokens with them.
 #[derive(Debug, Clone)]
 pub struct KvCache {
     layers: Vec<LayerCache>,
@@ -146,17 +148,27 @@ impl KvCache {
         slots.flatten().map(|storage| storage.shape().num_elements()).sum()
     }
 
+    /// Whether `seq` tokens more fit.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::SequenceTooLong`] where they do not.
+    pub(crate) fn check_room(&self, seq: usize) -> Result<(), Error> {
+        let length = self.length + seq;
+        if length > self.capacity {
+            return Err(Error::SequenceTooLong { length, limit: self.capacity });
+        }
+        Ok(())
+    }
+
     /// Counts `seq` tokens more.
     ///
     /// # Errors
     ///
     /// [`Error::SequenceTooLong`] where they do not fit.
     pub(crate) fn reserve(&mut self, seq: usize) -> Result<(), Error> {
-        let length = self.length + seq;
-        if length > self.capacity {
-            return Err(Error::SequenceTooLong { length, limit: self.capacity });
-        }
-        self.length = length;
+        self.check_room(seq)?;
+        self.length += seq;
         Ok(())
     }
 
@@ -167,7 +179,7 @@ impl KvCache {
 
 impl LayerCache {
     /// Stores the keys and values of new tokens and returns those of all tokens that the new ones
-    /// see, in order, the new ones last.
+    /// see, in order, the new ones last; in the dtype of the cache.
     ///
     /// # Shapes
     ///
@@ -175,6 +187,8 @@ impl LayerCache {
     /// - output: `[batch, n_kv_heads, n, head_dim]`
     pub(crate) fn append(&mut self, keys: Tensor<4>, values: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
         let seq = keys.dims()[2];
+        let dtype = self.keys.as_ref().map_or(keys.dtype(), Tensor::dtype);
+        let (keys, values) = (keys.cast(dtype), values.cast(dtype));
         // Of those before, the first new query sees as many.
         let before = self.window.map_or(self.held, |window| self.held.min(window - 1));
         let (start, held) = (self.held - before, self.held);

@@ -4,12 +4,8 @@
 //! and no position counts, so a row's logits are those it has alone, but for rounding. Rows that
 //! ended leave the batch.
 
-use burn::tensor::{DType, Device};
-
 use crate::cache::KvCache;
 use crate::error::Error;
-use crate::integers::token_tensor;
-use crate::kernels;
 use crate::sampling::{Sampler, Sampling};
 use crate::transformer::Transformer;
 
@@ -91,7 +87,7 @@ impl Transformer {
         self.check_prompt(prompt, capacity)?;
         Ok(Generator {
             model: self,
-            cache: KvCache::new(self.config(), 1, capacity, &self.device(), self.dtype()),
+            cache: self.new_cache(1, capacity),
             sampler: Sampler::new(sampling)?,
             tokens: prompt.to_vec(),
             logits: Vec::new(),
@@ -151,9 +147,7 @@ impl Transformer {
         }
         // The last token of a row is not run.
         let room = max_new_tokens.min(self.config().max_sequence_length);
-        let (device, dtype) = (self.device(), self.dtype());
-        let cache = KvCache::new(self.config(), rows.len(), longest + room, &device, dtype)
-            .with_padding(&padding);
+        let cache = self.new_cache(rows.len(), longest + room).with_padding(&padding);
         Ok(BatchGenerator { model: self, cache, rows, max_new_tokens, finished: false })
     }
 
@@ -172,11 +166,6 @@ impl Transformer {
         }
     }
 
-    /// The dtype of the weights, and of activations; f32 where weights are quantised.
-    pub fn dtype(&self) -> DType {
-        self.embeddings.weight.dtype()
-    }
-
     pub(crate) fn check_prompt(&self, prompt: &[u32], capacity: usize) -> Result<(), Error> {
         self.check_tokens(prompt)?;
         if prompt.is_empty() {
@@ -186,32 +175,6 @@ impl Transformer {
             return Err(Error::SequenceTooLong { length: prompt.len(), limit: capacity });
         }
         Ok(())
-    }
-
-    /// Runs the next tokens of every row, shorter rows padded before them, and gives the logits of
-    /// each row's last.
-    pub(crate) fn last_logits<'t>(
-        &self,
-        rows: impl ExactSizeIterator<Item = &'t [u32]> + Clone,
-        cache: &mut KvCache,
-    ) -> Result<Vec<Vec<f32>>, Error> {
-        let (n_rows, n) = (rows.len(), rows.clone().map(<[u32]>::len).max().unwrap_or(0));
-        let padded = |row: &'t [u32]| {
-            let padding = std::iter::repeat_n(0, n - row.len());
-            padding.chain(row.iter().copied())
-        };
-        let ids: Vec<u32> = rows.flat_map(padded).collect();
-        let device: Device = self.device();
-        let tokens = token_tensor(&ids, [n_rows, n], &device);
-        let logits = kernels::on_workers(&device, || {
-            let hidden = self.hidden(tokens, Some(cache))?;
-            // Only the last token's logits matter; for a long prompt the others are most of the
-            // work.
-            let [_, _, d_model] = hidden.dims();
-            Ok::<_, Error>(self.logits(hidden.slice([0..n_rows, n - 1..n, 0..d_model])))
-        })?;
-        let logits: Vec<f32> = logits.into_data().iter::<f32>().collect();
-        Ok(logits.chunks(logits.len() / n_rows).map(<[f32]>::to_vec).collect())
     }
 }
 

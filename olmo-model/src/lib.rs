@@ -60,6 +60,7 @@ pub mod moe;
 pub mod norm;
 pub mod packed;
 pub mod parameters;
+mod prefill;
 pub mod presets;
 pub mod quantized;
 pub mod rope;

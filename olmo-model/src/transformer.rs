@@ -111,6 +111,25 @@ impl Transformer {
         self.embeddings.weight.device()
     }
 
+    /// The dtype of the weights, and of activations; f32 where weights are quantised.
+    pub fn dtype(&self) -> DType {
+        self.embeddings.weight.dtype()
+    }
+
+    /// The dtype that keys and values are kept in: the model's, or f16 where matrices are quantised,
+    /// whose error is far above what f16 rounds off.
+    pub fn cache_dtype(&self) -> DType {
+        match self.form {
+            MatrixForm::Quantized(_) => DType::F16,
+            _ => self.dtype(),
+        }
+    }
+
+    /// An empty cache for `batch` sequences of up to `capacity` tokens.
+    pub fn new_cache(&self, batch: usize, capacity: usize) -> KvCache {
+        KvCache::new(&self.config, batch, capacity, &self.device(), self.cache_dtype())
+    }
+
     /// Logits of the token after each token.
     ///
     /// With a cache, `tokens` continue the sequences it holds, and are added to it.

@@ -175,7 +175,7 @@ pub(super) fn forward(
 /// Logits of a prompt of 7 tokens, then 5 at once, then one by one.
 pub(super) fn in_pieces(model: &Transformer, rows: &[Vec<i64>]) -> Tensor<3> {
     let seq = rows[0].len();
-    let mut cache = KvCache::new(model.config(), rows.len(), seq, &Device::flex(), model.dtype());
+    let mut cache = model.new_cache(rows.len(), seq);
     let starts = [0, 7].into_iter().chain(12..seq);
     let ends = [7, 12].into_iter().chain(13..=seq);
     let pieces = starts.zip(ends).map(|(start, end)| {

@@ -86,7 +86,9 @@ pub(super) fn forward<B: Kernels>(
     span: AttentionSpan,
 ) -> FloatTensor<B> {
     let dims = Dims::new::<B>(&q, &k, span);
-    let dtype = v.dtype();
+    let dtype = q.dtype();
+    // Out of a cache they may come narrower.
+    let (k, v) = (B::float_cast(k, dtype.into()), B::float_cast(v, dtype.into()));
     let q = dims.grouped::<B>(q);
     let mut outputs = Vec::new();
     for chunk in dims.chunks() {

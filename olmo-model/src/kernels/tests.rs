@@ -6,7 +6,7 @@ use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::activation::softmax;
-use burn::tensor::{Bool, DType, Device, Int, Shape, Tensor, TensorData};
+use burn::tensor::{Bool, DType, Device, FloatDType, Int, Shape, Tensor, TensorData};
 
 use super::{AttentionRows, AttentionSpan, Kernels};
 use super::{attention, cross_entropy, linear, norm, rotary, swiglu};
@@ -198,10 +198,6 @@ fn plain_cross_entropy(
 fn assert_agree<const N: usize>(name: &str, own: [Primitive; N], composed: [Primitive; N]) {
     for (part, (own, composed)) in own.into_iter().zip(composed).enumerate() {
         assert_eq!(own.shape(), composed.shape(), "{name}, part {part}");
-        let flat = |x: Primitive| {
-            let n = Shape::new([x.shape().num_elements()]);
-            Tensor::<1>::from_primitive::<Flex>(Flex::float_reshape(x, n)).into_data()
-        };
         let (own, composed) = (flat(own), flat(composed));
         assert_eq!(own.dtype(), composed.dtype(), "{name}, part {part}");
         let tolerance = if own.dtype() == DType::F32 { FLEX_F32 } else { FLEX_BF16 };
@@ -211,6 +207,11 @@ fn assert_agree<const N: usize>(name: &str, own: [Primitive; N], composed: [Prim
 }
 
 type Primitive = FloatTensor<Flex>;
+
+fn flat(x: Primitive) -> TensorData {
+    let n = Shape::new([x.shape().num_elements()]);
+    Tensor::<1>::from_primitive::<Flex>(Flex::float_reshape(x, n)).into_data()
+}
 
 /// Normal numbers as a primitive of `flex`, the same for the same seed.
 fn primitive<const D: usize>(shape: [usize; D], seed: u64, dtype: DType) -> Primitive {
@@ -256,6 +257,26 @@ fn flex_attention_agrees() {
         let composed = attention::masked_softmax_backward::<Flex>(p(), dp(), 0.3);
         let own = Flex::olmo_masked_softmax_backward(p(), dp(), 0.3);
         assert_agree("softmax backward", [own], [composed]);
+    }
+}
+
+/// Keys and values of a narrower cache give the bits of the same numbers in f32.
+#[test]
+fn attention_over_a_narrower_cache_changes_no_bit() {
+    for (seq_q, n_keys) in [(1, 300), (70, 300)] {
+        let narrow = |seed| primitive([2, 2, n_keys, 16], seed, DType::F16);
+        let wide = |seed| Flex::float_cast(narrow(seed), FloatDType::F32);
+        let attend = |k, v| {
+            let q = primitive([2, 6, seq_q, 16], 1, DType::F32);
+            Flex::olmo_attention(q, k, v, AttentionSpan::default())
+        };
+        let composed = {
+            let q = primitive([2, 6, seq_q, 16], 1, DType::F32);
+            attention::forward::<Flex>(q, narrow(2), narrow(3), AttentionSpan::default())
+        };
+        let found = attend(narrow(2), narrow(3));
+        assert_agree("attention", [found.clone()], [composed]);
+        assert_eq!(flat(found), flat(attend(wide(2), wide(3))));
     }
 }
 

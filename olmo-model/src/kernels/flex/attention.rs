@@ -1,7 +1,8 @@
 //! Attention in blocks of queries: scores, softmax and the weighted sum of values of a block stay in
 //! the cache, and keys and values are read where they lie, be it in a [`KvCache`](crate::KvCache).
 //!
-//! Values are rounded to the type of the operands where the composed form rounds them.
+//! Values are rounded to the type of the queries where the composed form rounds them. Keys and values
+//! may be narrower, out of a cache that holds them so.
 
 use std::ops::Range;
 
@@ -25,14 +26,14 @@ const PARALLEL_PRODUCTS: usize = 1 << 15;
 /// Queries `[batch, n_heads, seq_q, head_dim]`, keys and values `[batch, n_kv_heads, seq_kv,
 /// head_dim]`; the result has the shape of the queries, and the layout that concatenating the heads
 /// of each token wants.
-pub(super) fn forward<E: Element>(
+pub(super) fn forward<E: Element, K: Element>(
     q: FlexTensor,
     k: FlexTensor,
     v: FlexTensor,
     span: &AttentionSpan,
 ) -> FlexTensor {
     let (q, k, v) = (with_whole_rows(q), with_whole_rows(k), with_whole_rows(v));
-    let (q, k, v) = (Heads::<E>::new(&q), Heads::new(&k), Heads::new(&v));
+    let (q, k, v) = (Heads::<E>::new(&q), Heads::<K>::new(&k), Heads::<K>::new(&v));
     let [batch, n_heads, seq_q, head_dim] = q.shape;
     let group = n_heads / k.shape[1];
     let queries_per_block = (BLOCK_ROWS / group).clamp(1, seq_q.max(1));
@@ -124,16 +125,16 @@ struct Buffers {
     scratch: dot::Scratch,
 }
 
-struct Call<'a, E> {
+struct Call<'a, E, K> {
     q: Heads<'a, E>,
-    k: Heads<'a, E>,
-    v: Heads<'a, E>,
+    k: Heads<'a, K>,
+    v: Heads<'a, K>,
     group: usize,
     span: &'a AttentionSpan,
     out: &'a Columns<'a, E>,
 }
 
-impl<E: Element> Call<'_, E> {
+impl<E: Element, K: Element> Call<'_, E, K> {
     fn block(&self, block: &Block, buffers: &mut Buffers) {
         let [_, _, seq_q, head_dim] = self.q.shape;
         let n_rows = block.n_queries * self.group;

@@ -107,10 +107,11 @@ impl Kernels for Flex {
         v: FloatTensor<Self>,
         span: AttentionSpan,
     ) -> FloatTensor<Self> {
-        match q.dtype() {
-            DType::F32 => attention::forward::<f32>(q, k, v, &span),
-            DType::BF16 => attention::forward::<bf16>(q, k, v, &span),
-            DType::F16 => attention::forward::<f16>(q, k, v, &span),
+        match (q.dtype(), k.dtype()) {
+            (DType::F32, DType::F32) => attention::forward::<f32, f32>(q, k, v, &span),
+            (DType::F32, DType::F16) => attention::forward::<f32, f16>(q, k, v, &span),
+            (DType::BF16, DType::BF16) => attention::forward::<bf16, bf16>(q, k, v, &span),
+            (DType::F16, DType::F16) => attention::forward::<f16, f16>(q, k, v, &span),
             _ => super::attention::forward::<Self>(q, k, v, span),
         }
     }

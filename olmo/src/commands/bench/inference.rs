@@ -115,7 +115,7 @@ impl Decode {
             best = best.min(start.elapsed().as_secs_f64());
         }
         let costs = Costs::new(folder.model_config());
-        let element = self.model.weights.dtype(&folder).size();
+        let element = model.cache_dtype().size();
         let cached = costs.kv_bytes_per_token(element) * (self.context + self.tokens / 2) as u64;
         let bytes = self.model.read_bytes(&folder, &model) + cached;
         self.model.report(&folder, &model, self.tokens as f64 / best, bytes)
