@@ -37,7 +37,8 @@ pub enum Form {
     OriginalSafetensors,
     /// What ai2-olmo's `hf_olmo` reads: a flattened `config.json` and `model*.safetensors`.
     HfOlmo,
-    /// `config.json` as for transformers, and weights by the names of OLMo-core.
+    /// `config.json` as for transformers, or as for `hf_olmo` where it has no such model, and weights by
+    /// the names of OLMo-core.
     Core,
 }
 
@@ -49,6 +50,24 @@ impl Form {
             Self::Original | Self::OriginalSafetensors | Self::HfOlmo => Layout::Original,
             Self::Core => Layout::Core,
         }
+    }
+
+    /// The form that a model of ours is saved in: Hugging Face's, or that of `hf_olmo` where
+    /// transformers has no such model.
+    pub(crate) fn of(config: &HfConfig) -> Self {
+        if config.family.is_some() { Self::HuggingFace } else { Self::HfOlmo }
+    }
+
+    /// Every tensor of the model in this form, `None` where a parameter has no place.
+    pub(crate) fn tensors(self, config: &HfConfig) -> Option<Vec<Fused>> {
+        let mut tensors = self.layout().tensors(config.family, &config.model)?;
+        if self == Self::HfOlmo {
+            // Its class holds ai2-olmo's model as its `model`.
+            for tensor in &mut tensors {
+                tensor.name = format!("model.{}", tensor.name);
+            }
+        }
+        Some(tensors)
     }
 }
 
@@ -89,13 +108,7 @@ pub fn convert(
     folder.check_tied_output()?;
     let source = Source { folder, dtype: conversion.dtype };
     let config = source.config(&out.join("config.json"))?;
-    let mut tensors = source.tensors(conversion.form.layout(), &config, out)?;
-    if conversion.form == Form::HfOlmo {
-        // The class of `hf_olmo` holds ai2-olmo's model as its `model`.
-        for target in &mut tensors {
-            target.spec.name = format!("model.{}", target.spec.name);
-        }
-    }
+    let tensors = source.tensors(conversion.form, &config, out)?;
     write_dir_atomic(out, |dir| {
         match conversion.form {
             Form::Original => source.write_torch(&tensors, &dir.join(ORIGINAL), &mut progress)?,
@@ -144,12 +157,15 @@ impl Source<'_> {
         HfConfig::for_model(self.folder.model_config(), self.folder.special(), dtype, path)
     }
 
-    fn tensors(&self, layout: Layout, config: &HfConfig, out: &Path) -> Result<Vec<Target>> {
-        if layout == Layout::Original {
-            config.to_original(out)?;
+    fn tensors(&self, form: Form, config: &HfConfig, out: &Path) -> Result<Vec<Target>> {
+        match form {
+            Form::HuggingFace => drop(config.transformers(out)?),
+            Form::Original | Form::OriginalSafetensors | Form::HfOlmo => {
+                config.to_original(out)?;
+            }
+            Form::Core => {}
         }
-        let fused = layout.tensors(config.family, &config.model);
-        let fused = fused.ok_or_else(|| Error::NoTensor {
+        let fused = form.tensors(config).ok_or_else(|| Error::NoTensor {
             path: out.to_owned(),
             name: "of this architecture in that form".to_owned(),
         })?;

@@ -79,12 +79,12 @@ pub enum Error {
         /// Every contradiction, by the fields of [`ModelConfig`](olmo_model::ModelConfig).
         source: ConfigProblems,
     },
-    /// A model that no Hugging Face family expresses; nothing was written.
+    /// A model that a kind of configuration cannot express; nothing was written.
     #[error("{} cannot be written, for model_type {family} does not fit:{problems}", path.display())]
     Unexpressible {
         /// The `config.json` that was to be written.
         path: PathBuf,
-        /// The family that comes closest.
+        /// The kind asked for, or the Hugging Face family that comes closest.
         family: &'static str,
         /// Every field that does not fit it.
         problems: Problems<FieldProblem>,

@@ -148,10 +148,16 @@ mod tests {
     use olmo_model::presets;
 
     #[test]
-    fn every_preset_has_its_family() {
+    fn every_preset_has_its_family_or_none() {
         for (name, config) in presets::all() {
             let model_type = name.split('_').next().unwrap();
-            assert_eq!(Family::of(&config).map(Family::model_type), Ok(model_type), "{name}");
+            let found = Family::of(&config).map(Family::model_type);
+            if ["olmo_20m", "olmo_150m"].contains(&name) {
+                let (closest, misfits) = found.unwrap_err();
+                assert_eq!((closest, misfits.len()), (Family::Olmo2, 3), "{name}: {misfits:?}");
+            } else {
+                assert_eq!(found, Ok(model_type), "{name}");
+            }
         }
     }
 

@@ -51,7 +51,7 @@ pub struct SavedOptimizer {
     /// The files of pieces.
     paths: Vec<PathBuf>,
     layout: Layout,
-    family: Family,
+    family: Option<Family>,
     model: ModelConfig,
     /// By the name of the parameter's tensor, and by their own.
     states: HashMap<String, HashMap<String, Place>>,

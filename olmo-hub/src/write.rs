@@ -1,23 +1,26 @@
-//! A [`Transformer`] as a Hugging Face model folder.
+//! A [`Transformer`] as a model folder: Hugging Face's, or `hf_olmo`'s where no model type of
+//! `transformers` expresses it.
 //!
 //! Headers follow from the configuration, so the weights go to the disk tensor by tensor and
 //! only one of them is ever in memory beside the model. All files are written under temporary
 //! names first. Then the old `config.json` goes, everything takes its place, and the new
 //! `config.json` comes last: a folder with a `config.json` is whole, whenever the save ended.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::Path;
 
 use burn::tensor::Tensor;
-use olmo_model::{MatrixForm, Transformer};
+use olmo_model::{MatrixForm, Parameter, Transformer};
 
 use crate::atomic::{AtomicFile, SealedFile, sync_dir, write_atomic};
 use crate::config_json::{HfConfig, Special};
+use crate::convert::Form;
 use crate::dtype::Dtype;
-use crate::error::{Error, Result};
-use crate::family::Family;
+use crate::error::{BadValue, Error, Result};
 use crate::header::header_bytes;
+use crate::layout::Fused;
 use crate::plan::{PlannedFile, index_json, plan_files};
 use crate::shards::{INDEX, SINGLE};
 use crate::tensor_file::TensorSpec;
@@ -56,14 +59,14 @@ impl HfExport {
 ///
 /// # Errors
 ///
-/// [`Error::Unexpressible`] where no Hugging Face family has this architecture;
-/// [`Error::LoadedToRun`] where the model's matrices are no parameters; [`Error::Value`] with the first weight that is not finite or does not fit the dtype;
-/// [`Error::Io`], on a full disk for one. Up to the moment when all files are on the disk, the
+/// [`Error::Unexpressible`] where neither a Hugging Face family nor `hf_olmo` has this architecture;
+/// [`Error::LoadedToRun`] where the model's matrices are no parameters; [`Error::Value`] with the
+/// first weight that is not finite or does not fit the dtype; [`Error::Io`], on a full disk for one. Up to the moment when all files are on the disk, the
 /// folder's old model is untouched and a failed save leaves nothing behind.
 ///
 /// # Panics
 ///
-/// Panics where the model's parameters are not those of its configuration, in its order.
+/// Panics where the model's parameters are not those of its configuration.
 pub fn save(model: &Transformer, export: &HfExport, dir: impl AsRef<Path>) -> Result<()> {
     let dir = dir.as_ref();
     if model.form() != MatrixForm::Dense {
@@ -72,7 +75,7 @@ pub fn save(model: &Transformer, export: &HfExport, dir: impl AsRef<Path>) -> Re
     let config_path = dir.join("config.json");
     let config = HfConfig::for_model(model.config(), &export.special, export.dtype, &config_path)?;
     fs::create_dir_all(dir).map_err(Error::io(dir, "create"))?;
-    let plan = Plan::new(&config, export);
+    let plan = Plan::new(&config, export, dir)?;
     let mut sealed = plan.write_weights(model, dir)?;
     if plan.files.len() > 1 {
         sealed.push(seal_text(&dir.join(INDEX), &index_json(&plan.files, plan.total_parameters))?);
@@ -118,31 +121,73 @@ pub fn copy_tokenizer(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<Ve
 
 /// Which tensor goes in which file, in module order.
 struct Plan {
-    family: Family,
     files: Vec<PlannedFile>,
+    /// The parameters that each tensor consists of, in the order of the files' tensors.
+    parts: Vec<Vec<Parameter>>,
     dtype: Dtype,
     total_parameters: usize,
 }
 
 impl Plan {
-    fn new(config: &HfConfig, export: &HfExport) -> Self {
-        let files = plan_files(tensors(config, export.dtype), export.max_shard_bytes);
-        let total_parameters = config.model.n_parameters();
-        Self { family: config.family, files, dtype: export.dtype, total_parameters }
+    fn new(config: &HfConfig, export: &HfExport, dir: &Path) -> Result<Self> {
+        let fused = Form::of(config).tensors(config).ok_or_else(|| Error::NoTensor {
+            path: dir.to_owned(),
+            name: "of this architecture".to_owned(),
+        })?;
+        let dtype = export.dtype;
+        let spec = |Fused { name, shape, parts }| (TensorSpec { name, dtype, shape }, parts);
+        let (specs, parts) = fused.into_iter().map(spec).unzip();
+        let files = plan_files(specs, export.max_shard_bytes);
+        Ok(Self { files, parts, dtype, total_parameters: config.model.n_parameters() })
     }
 
     /// Writes every weights file under its temporary name.
     fn write_weights(&self, model: &Transformer, dir: &Path) -> Result<Vec<SealedFile>> {
-        let mut writer = WeightsWriter { plan: self, dir, open: None, sealed: Vec::new() };
-        // The visitor cannot be stopped, so what follows an error is passed over.
-        let mut result = Ok(());
-        model.visit_parameters(|path, shape, values| {
-            if result.is_ok() {
-                let name = self.family.hf_name(path);
-                result = writer.put(name.as_deref(), shape, values);
-            }
+        // Handles, which copy no values.
+        let mut values = HashMap::new();
+        model.visit_parameters(|path, shape, tensor| {
+            values.insert(path.to_owned(), (shape.to_vec(), tensor));
         });
-        result.map(|()| writer.sealed)
+        let mut parts = self.parts.iter();
+        let write_file = |planned: &PlannedFile| {
+            let mut file = AtomicFile::create(&dir.join(&planned.name))?;
+            file.put(&header_bytes(&planned.tensors, &[("format", "pt")]))?;
+            for (tensor, parts) in planned.tensors.iter().zip(parts.by_ref()) {
+                let mut first = 0;
+                for part in parts {
+                    let (shape, values) = values.remove(&part.path).expect("each is there, once");
+                    assert_eq!(shape, part.shape, "{} is as the configuration has it", part.path);
+                    self.put(&mut file, &tensor.name, first, values)?;
+                    first += part.n_elements();
+                }
+            }
+            file.seal()
+        };
+        self.files.iter().map(write_file).collect()
+    }
+
+    /// Writes values that are those of a tensor from element `first` on.
+    fn put(
+        &self,
+        file: &mut AtomicFile,
+        tensor: &str,
+        first: usize,
+        values: Tensor<1>,
+    ) -> Result<()> {
+        let (path, data) = (file.path().to_owned(), values.into_data());
+        let bad = |value: BadValue| {
+            let value = BadValue { index: first + value.index, ..value };
+            Error::Value { path: path.clone(), tensor: tensor.to_owned(), value }
+        };
+        let written = write_tensor(&data, self.dtype, bad, |bytes| file.put(bytes));
+        written.unwrap_or_else(|| {
+            Err(Error::TensorDtype {
+                path: path.clone(),
+                tensor: tensor.to_owned(),
+                found: format!("{:?}", data.dtype()),
+                supported: "f32, f16 and bf16",
+            })
+        })
     }
 
     /// Removes the weights of the model that was there before, where their names differ.
@@ -157,66 +202,6 @@ impl Plan {
         }
         sync_dir(dir)
     }
-}
-
-/// Takes the parameters as they come and writes them into one file after the other.
-struct WeightsWriter<'a> {
-    plan: &'a Plan,
-    dir: &'a Path,
-    /// The file being written, and how many of its tensors it has.
-    open: Option<(AtomicFile, usize)>,
-    sealed: Vec<SealedFile>,
-}
-
-impl WeightsWriter<'_> {
-    fn put(&mut self, name: Option<&str>, shape: &[usize], values: Tensor<1>) -> Result<()> {
-        let planned = &self.plan.files[self.sealed.len()];
-        let (mut file, n_written) = match self.open.take() {
-            Some(open) => open,
-            None => (self.begin(planned)?, 0),
-        };
-        let tensor = &planned.tensors[n_written];
-        let found = (name, shape);
-        assert_eq!(found, (Some(tensor.name.as_str()), tensor.shape.as_slice()), "module order");
-        let path = file.path().to_owned();
-        let data = values.into_data();
-        let bad = |value| {
-            let (path, tensor) = (path.clone(), tensor.name.clone());
-            Error::Value { path, tensor, value }
-        };
-        let written = write_tensor(&data, self.plan.dtype, bad, |bytes| file.put(bytes));
-        written.unwrap_or_else(|| {
-            Err(Error::TensorDtype {
-                path: path.clone(),
-                tensor: tensor.name.clone(),
-                found: format!("{:?}", data.dtype()),
-                supported: "f32, f16 and bf16",
-            })
-        })?;
-        if n_written + 1 == planned.tensors.len() {
-            self.sealed.push(file.seal()?);
-        } else {
-            self.open = Some((file, n_written + 1));
-        }
-        Ok(())
-    }
-
-    fn begin(&self, planned: &PlannedFile) -> Result<AtomicFile> {
-        let mut file = AtomicFile::create(&self.dir.join(&planned.name))?;
-        file.put(&header_bytes(&planned.tensors, &[("format", "pt")]))?;
-        Ok(file)
-    }
-}
-
-fn tensors(config: &HfConfig, dtype: Dtype) -> Vec<TensorSpec> {
-    let parameters = config.model.parameters().into_iter();
-    parameters
-        .map(|parameter| {
-            // The family was chosen because it expresses the model.
-            let name = config.family.hf_name(&parameter.path).unwrap_or(parameter.path);
-            TensorSpec { name, dtype, shape: parameter.shape }
-        })
-        .collect()
 }
 
 /// Whether a name is one that weights are written under, here or in transformers.

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use olmo_hub::{Dtype, Error, Family, HfConfig, Special};
-use olmo_model::config::{ModelConfig, SlidingWindow, YarnConfig};
+use olmo_model::config::{ModelConfig, NormConfig, NormPlacement, SlidingWindow, YarnConfig};
 use olmo_model::presets;
 use serde_json::{Value, json};
 
@@ -63,6 +63,41 @@ fn odd_models_survive_the_round_trip() {
     let none = Special { bos_token_id: None, eos_token_id: Vec::new(), pad_token_id: None };
     let config = HfConfig::for_model(&model, &none, Dtype::F16, path).unwrap();
     assert_eq!(HfConfig::parse(&config.to_json(), path).unwrap(), config);
+}
+
+#[test]
+fn models_that_only_ai2_olmo_has_survive_the_round_trip() {
+    let path = Path::new("config.json");
+    let base = ModelConfig { weight_tying: true, ..presets::small_olmo(32, 2, 4, 64) };
+    let rms = presets::olmo_20m().norm;
+    let none = Special { bos_token_id: None, eos_token_id: Vec::new(), pad_token_id: None };
+    for (norm, norm_placement, qk_norm) in [
+        (rms, NormPlacement::Before, false),
+        (rms, NormPlacement::Before, true),
+        (rms, NormPlacement::After, false),
+        (NormConfig::LayerNorm { eps: 1e-6 }, NormPlacement::Before, false),
+        (NormConfig::LayerNorm { eps: 1e-5 }, NormPlacement::After, true),
+    ] {
+        let mut model = ModelConfig { norm, norm_placement, ..base.clone() };
+        model.attention.qk_norm = qk_norm;
+        for special in [&special(), &none] {
+            let config = HfConfig::for_model(&model, special, Dtype::Bf16, path).unwrap();
+            assert_eq!(config.family, None, "{model:?}");
+            assert_eq!(HfConfig::parse(&config.to_json(), path).unwrap(), config);
+        }
+        // ai2-olmo clips before that norm, and we after it.
+        model.attention.clip_qkv = Some(8.0);
+        let clipped = HfConfig::for_model(&model, &none, Dtype::F32, path);
+        assert_eq!(clipped.is_err(), qk_norm, "{model:?}");
+        if let Ok(config) = clipped {
+            let text = config.to_json();
+            assert_eq!(HfConfig::parse(&text, path).unwrap(), config);
+            let wrong =
+                text.replace(r#""attention_layer_norm": false"#, r#""attention_layer_norm": true"#);
+            let problems = problems(&serde_json::from_str(&wrong).unwrap());
+            assert!(problems.iter().any(|p| p.starts_with("clip_qkv is 8")), "{problems:?}");
+        }
+    }
 }
 
 /// `python -c "from transformers import *; print(OlmoConfig().to_dict())"`, for each class.
@@ -197,7 +232,7 @@ fn layer_types_are_a_period_or_an_error() {
     let mut full_only = json!({ "model_type": "olmo3", "sliding_window": null });
     assert_eq!(parse(&full_only).unwrap().model.attention.window, None);
     full_only["model_type"] = "olmo2".into();
-    assert_eq!(parse(&full_only).unwrap().family, Family::Olmo2, "null says nothing");
+    assert_eq!(parse(&full_only).unwrap().family, Some(Family::Olmo2), "null says nothing");
 }
 
 #[test]

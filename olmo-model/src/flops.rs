@@ -237,6 +237,8 @@ mod tests {
             ("olmo_1b", (2_415_919_104, 5_243_928_576)),
             ("olmo_7b", (14_437_842_944, 29_699_866_624)),
             ("olmo_7b_0424", (15_511_584_768, 31_847_350_272)),
+            ("olmo_20m", (76_096_000, 203_703_296)),
+            ("olmo_150m", (454_792_704, 1_064_119_296)),
         ];
         for (name, (forward, backward)) in expected {
             let costs = Costs::new(&presets::by_name(name).expect(name));

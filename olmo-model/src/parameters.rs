@@ -138,7 +138,9 @@ mod tests {
 
     /// Published sizes: the OLMo, OLMo 2, OLMo 3 and OLMoE papers and model cards. Of the planned
     /// 65B nothing was released; its count is that of ai2's configuration for it, whose name says 70:
-    /// `2 * 50304 * 8192 + 80 * (2 * 8192² + 2 * 1024 * 8192 + 3 * 28672 * 8192)`.
+    /// `2 * 50304 * 8192 + 80 * (2 * 8192² + 2 * 1024 * 8192 + 3 * 28672 * 8192)`. Those of 20M and 150M
+    /// are what `OLMo.num_params` of ai2-olmo 0.6.0 says of its models of `OLMo-20M.yaml` and
+    /// `OLMo-150M.yaml`; the names leave out the embedding.
     #[test]
     fn presets_have_the_published_number_of_parameters() {
         let published = [
@@ -151,6 +153,8 @@ mod tests {
             ("olmo_1b_0724", 1_176_764_416),
             ("olmo_7b_0724", 6_888_095_744),
             ("olmo_65b", 69_275_222_016),
+            ("olmo_20m", 34_148_608),
+            ("olmo_150m", 190_532_352),
             ("olmo2_1b", 1_484_916_736),
             ("olmo2_7b", 7_298_617_344),
             ("olmo2_13b", 13_716_198_400),

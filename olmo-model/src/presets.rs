@@ -1,4 +1,4 @@
-//! The released models, as rows of differences.
+//! The released models, and three that AI2 has official configurations for, as rows of differences.
 //!
 //! A checkpoint's own `config.json` is the truth; these are for planning, training and tests.
 //! Sources: allenai/OLMo `configs/official-*`, OLMo-core `nn/transformer/config.py`, and the
@@ -22,6 +22,8 @@ const TABLE: &[Row] = &[
     ("olmo_1b_0724", olmo_1b_0724),
     ("olmo_7b_0724", olmo_7b_0424),
     ("olmo_65b", olmo_65b),
+    ("olmo_20m", olmo_20m),
+    ("olmo_150m", olmo_150m),
     ("olmo2_1b", olmo2_1b),
     ("olmo2_7b", olmo2_7b),
     ("olmo2_13b", olmo2_13b),
@@ -69,6 +71,19 @@ pub fn olmo_65b() -> ModelConfig {
     let mut config = ModelConfig { max_sequence_length: 4096, ..olmo(8192, 80, 64, 28_672) };
     config.attention.n_kv_heads = 8;
     config
+}
+
+/// AI2's configuration of 20M parameters, allenai/OLMo `configs/tiny/OLMo-20M.yaml`, of which no model
+/// was released. The norms of OLMoE, before attention and without any of queries and keys, as in AI2's
+/// `DataDecide` models: no model type of transformers has it, and checkpoints are of type `hf_olmo`.
+pub fn olmo_20m() -> ModelConfig {
+    tiny(256, 8, 8)
+}
+
+/// AI2's configuration of 150M parameters, allenai/OLMo `configs/tiny/OLMo-150M.yaml`, of which no model
+/// was released; as [`olmo_20m`].
+pub fn olmo_150m() -> ModelConfig {
+    tiny(768, 12, 12)
 }
 
 /// OLMo 2 1B (2025-04).
@@ -221,6 +236,14 @@ fn olmo2(
     config.attention.qk_norm = true;
     config.attention.rope.theta = 500_000.0;
     config
+}
+
+fn tiny(d_model: usize, n_layers: usize, n_heads: usize) -> ModelConfig {
+    ModelConfig {
+        max_sequence_length: 4096,
+        norm: NormConfig::RmsNorm { eps: 1e-6, cast: NormCast::BeforeWeight },
+        ..olmo(d_model, n_layers, n_heads, 4 * d_model)
+    }
 }
 
 fn clipped(mut config: ModelConfig) -> ModelConfig {

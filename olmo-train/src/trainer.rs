@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use olmo_data::{Batch, DataLoader};
-use olmo_hub::{Special, clean_leftovers, write_atomic};
+use olmo_hub::{clean_leftovers, write_atomic};
 use olmo_model::Transformer;
 use olmo_optim::{AdaptiveClip, Optimizer, ParamGroups, UpdateOptions};
 
@@ -380,16 +380,11 @@ impl Trainer {
             spikes: self.faults.spikes(),
             warmup_start: self.warmup_start,
         };
-        let special = Special {
-            bos_token_id: None,
-            eos_token_id: self.config.eos_token_id.into_iter().collect(),
-            pad_token_id: self.config.pad_token_id,
-        };
         Contents {
             model: self.model().clone(),
             optimizer: self.optimizer.named_tensors(),
             state,
-            special,
+            special: self.config.special(),
             tokenizer: self.config.tokenizer.clone(),
             kept,
         }

@@ -1,6 +1,6 @@
 """Layers of every family in bfloat16: what each rounds, and where.
 
-From torch 2.9.0 and transformers 5.23.0, weights and activations in bfloat16, eager attention and experts,
+From torch 2.9.0 and transformers 5.23.0, `rms_norm_original` from ai2-olmo 0.6.0, weights and activations in bfloat16, eager attention and experts,
 one thread on the CPU. Each file of `bf16/` holds the input `x`, the weights (names as in the transformers
 module, experts one by one) and the output `y`, stored in float32, which holds every bfloat16 number; of
 `bf16/rope_*` instead `q`, `k`, `q_out`, `k_out`, positions counting from 0.
@@ -11,6 +11,8 @@ Usage: python scripts/golden/bf16_layers.py
 import json
 
 import torch
+from olmo.config import ModelConfig
+from olmo.model import RMSLayerNorm
 from transformers.models.olmo import modeling_olmo as olmo
 from transformers.models.olmo2 import modeling_olmo2 as olmo2
 from transformers.models.olmo3 import modeling_olmo3 as olmo3
@@ -21,6 +23,7 @@ from families import FULL, SLIDING, by_expert, olmo3_config, olmoe_config, rotar
 from layers import BATCH, D_MODEL, HEAD_DIM, N_HEADS, SEED, SEQ, config_of, positions_and_mask
 
 BF16 = torch.bfloat16
+PACKAGES = ["torch", "transformers"]
 
 
 def main() -> None:
@@ -48,6 +51,8 @@ def main() -> None:
             save(f"block_{name}", fields, layer, lambda l, x: l(x, attention_mask=mask, position_embeddings=embeddings))
             layer = layer.mlp
             save(f"feed_forward_{name}", fields, layer, lambda l, x: l(x))
+        config = ModelConfig(d_model=D_MODEL, layer_norm_eps=1e-6, include_bias=False, bias_for_layer_norm=False)
+        norm("rms_norm_original", RMSLayerNorm(config, elementwise_affine=True), 1e-6, ["ai2-olmo", "torch"])
 
 
 def hidden() -> torch.Tensor:
@@ -64,10 +69,10 @@ def rotary(module, prefix: str, config) -> tuple:
     return embeddings, mask.clamp(min=torch.finfo(BF16).min).to(BF16)
 
 
-def norm(name: str, layer: torch.nn.Module, eps: float) -> None:
+def norm(name: str, layer: torch.nn.Module, eps: float, packages: list[str] = PACKAGES) -> None:
     scales = torch.logspace(-3, 3, BATCH * SEQ).reshape(BATCH, SEQ, 1)
     x = (scales * torch.randn(BATCH, SEQ, D_MODEL)).to(BF16)
-    save(name, {"eps": eps}, layer, lambda l, x: l(x), x)
+    save(name, {"eps": eps}, layer, lambda l, x: l(x), x, packages)
 
 
 def rope(name: str, module, embeddings: tuple, fields: dict) -> None:
@@ -76,7 +81,7 @@ def rope(name: str, module, embeddings: tuple, fields: dict) -> None:
     write(name, fields, {"q": q, "k": k, "q_out": q_out, "k_out": k_out})
 
 
-def save(name: str, fields: dict, layer: torch.nn.Module, forward, x: torch.Tensor | None = None) -> None:
+def save(name: str, fields: dict, layer: torch.nn.Module, forward, x: torch.Tensor | None = None, packages: list[str] = PACKAGES) -> None:
     layer = scramble_all(layer).to(BF16)
     ties = []
     for module in layer.modules():
@@ -89,7 +94,7 @@ def save(name: str, fields: dict, layer: torch.nn.Module, forward, x: torch.Tens
         if not any(ties):
             break
     assert not any(ties), name
-    write(name, fields, {"x": inputs, "y": y, **by_expert(dict(layer.named_parameters()))})
+    write(name, fields, {"x": inputs, "y": y, **by_expert(dict(layer.named_parameters()))}, packages)
 
 
 def tied(logits: torch.Tensor, top_k: int) -> bool:
@@ -98,11 +103,11 @@ def tied(logits: torch.Tensor, top_k: int) -> bool:
     return bool((ordered[:, top_k - 1] == ordered[:, top_k]).any())
 
 
-def write(name: str, fields: dict, tensors: dict) -> None:
+def write(name: str, fields: dict, tensors: dict, packages: list[str] = PACKAGES) -> None:
     assert all(t.dtype == BF16 and torch.isfinite(t).all() for t in tensors.values()), name
     metadata = {"config": json.dumps(fields, sort_keys=True)}
     path = write_safetensors(f"bf16/{name}.safetensors", {k: t.float() for k, t in tensors.items()}, metadata)
-    record(path, __file__, ["torch", "transformers"], SEED, "99.5 % exact, the rest within a bf16 unit of the row's largest; rope_* exact")
+    record(path, __file__, packages, SEED, "99.5 % exact, the rest within a bf16 unit of the row's largest; rope_* exact")
 
 
 if __name__ == "__main__":

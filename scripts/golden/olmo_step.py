@@ -3,19 +3,23 @@
 From torch 2.9.0 and ai2-olmo 0.6.0 (`olmo/model.py` OLMo, `olmo/train.py` cross_entropy_loss), float32;
 transformers 5.23.0 loads the same weights and must agree, which checks the key map.
 
-Each file holds the weights under Hugging Face names, `tokens` [batch, seq] i64, `logits`, `loss` (mean
+Each file holds the weights under Hugging Face names, or under OLMo-core's where transformers has no such model, `tokens` [batch, seq] i64, `logits`, `loss` (mean
 over the batch * (seq - 1) shifted labels), `loss_sum`, and `grad.<key>`: the gradients of `loss`.
 Also the same with a label mask: `labels` [batch, seq - 1] i64 with -100 where ignored, `loss_masked`
 (mean over the labels that are left) and `loss_masked_sum`. In `olmo2.safetensors` also the z-loss
-1e-4 * mean(logsumexp^2): `z_loss`, `loss_z` = loss + z_loss, and its gradients `grad_z.<key>`.
+1e-4 * mean(logsumexp^2): `z_loss`, `loss_z` = loss + z_loss, and its gradients `grad_z.<key>`. Where
+transformers has no such model also `logits_bf16`, those of ai2-olmo's model with weights and activations in
+bfloat16, stored in float32.
 
 Usage: python scripts/golden/olmo_step.py
 """
 
 import json
+import re
 
 import torch
 import torch.nn.functional as F
+from hf_olmo import OLMoConfig
 from olmo.config import ActivationType, InitFnType, LayerNormType, ModelConfig
 from olmo.model import OLMo
 from olmo.train import cross_entropy_loss
@@ -46,6 +50,16 @@ FAMILIES = {
         "norm_after": True,
         "rope_theta": 500_000,
     },
+    # Which transformers has no model type for: AI2's of 20M and 150M parameters, and neighbours of it.
+    "rms": {
+        "layer_norm_type": LayerNormType.rms,
+        "layer_norm_with_affine": True,
+        "layer_norm_eps": 1e-6,
+        "attention_layer_norm": False,
+        "attention_layer_norm_with_affine": False,
+        "norm_after": False,
+        "rope_theta": 10_000,
+    },
 }
 
 
@@ -56,6 +70,11 @@ def main() -> None:
     step("olmo-tied-gqa-clip", "olmo", weight_tying=True, n_kv_heads=2, clip_qkv=1.0)
     step("olmo2", "olmo2", weight_tying=False, z_loss=True)
     step("olmo2-gqa", "olmo2", weight_tying=False, n_kv_heads=2)
+    step("rms", "rms")
+    step("rms-tied-gqa-clip", "rms", weight_tying=True, n_kv_heads=2, clip_qkv=1.0)
+    step("rms-qk", "rms", attention_layer_norm=True, attention_layer_norm_with_affine=True, layer_norm_eps=1e-5)
+    step("rms-after", "rms", norm_after=True, rope_theta=500_000)
+    step("layer-qk", "olmo", attention_layer_norm=True, layer_norm_eps=1e-6)
 
 
 def model_config(family: str, **changes) -> ModelConfig:
@@ -88,8 +107,17 @@ def model_config(family: str, **changes) -> ModelConfig:
     return ModelConfig(**fields)
 
 
+def in_transformers(config: ModelConfig) -> bool:
+    """Whether a model type of transformers has such blocks."""
+    kind = (config.layer_norm_type, config.attention_layer_norm, config.norm_after)
+    olmo = kind == (LayerNormType.default, False, False) and config.layer_norm_eps == 1e-5
+    return olmo or kind == (LayerNormType.rms, True, True)
+
+
 def hf_fields(config: ModelConfig) -> dict:
     """The config.json fields that describe the same model."""
+    if not in_transformers(config):
+        return json.loads(OLMoConfig(**config.asdict()).to_json_string(use_diff=False))
     olmo2 = config.norm_after
     fields = {
         "model_type": "olmo2" if olmo2 else "olmo",
@@ -111,7 +139,10 @@ def hf_fields(config: ModelConfig) -> dict:
 
 
 def to_hf(config: ModelConfig, tensors: dict) -> dict:
-    """Renames ai2-olmo's parameters (or their gradients) to Hugging Face keys, splitting the fused ones."""
+    """Renames ai2-olmo's parameters (or their gradients) to Hugging Face keys, splitting the fused ones.
+
+    Where transformers has no such model, the keys are OLMo-core's.
+    """
     kv_rows = config.d_model // config.n_heads * (config.n_kv_heads or config.n_heads)
     norms = {"q_norm": "self_attn.q_norm", "k_norm": "self_attn.k_norm"}
     norms |= {"attn_norm": "post_attention_layernorm", "ff_norm": "post_feedforward_layernorm"}
@@ -132,7 +163,17 @@ def to_hf(config: ModelConfig, tensors: dict) -> dict:
         else:
             names = {"attn_out": "self_attn.o_proj", "ff_out": "mlp.down_proj", **norms}
             out[f"{layer}.{names[part]}.weight"] = tensor
-    return out
+    return out if in_transformers(config) else {core_name(key): tensor for key, tensor in out.items()}
+
+
+def core_name(key: str) -> str:
+    names = {"lm_head": "lm_head.w_out", "model.embed_tokens": "embeddings", "model.norm": "lm_head.norm"}
+    names |= {"model.layers": "blocks", "self_attn.o_proj": "attention.w_out", "self_attn": "attention", "mlp": "feed_forward"}
+    names |= {"q_proj": "w_q", "k_proj": "w_k", "v_proj": "w_v", "gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}
+    names |= {"post_attention_layernorm": "attention_norm", "post_feedforward_layernorm": "feed_forward_norm"}
+    for theirs, ours in names.items():
+        key = re.sub(rf"(^|(?<=\.)){re.escape(theirs)}(?=\.)", ours, key, count=1)
+    return key
 
 
 def gradients(model: OLMo) -> dict:
@@ -169,7 +210,11 @@ def step(name: str, family: str, z_loss: bool = False, **changes) -> None:
         (loss + z).backward()
         tensors |= {"z_loss": z, "loss_z": loss + z}
         tensors |= {f"grad_z.{k}": g for k, g in gradients(model).items()}
-    check(config, weights, tokens, logits, loss, grads)
+    if in_transformers(config):
+        check(config, weights, tokens, logits, loss, grads)
+    else:
+        with torch.no_grad():
+            tensors["logits_bf16"] = model.to(torch.bfloat16)(tokens).logits.float()
     tensors |= {f"grad.{k}": g for k, g in grads.items()}
     metadata = {"config": json.dumps(hf_fields(config), sort_keys=True)}
     path = write_safetensors(f"olmo/{name}.safetensors", tensors, metadata)

@@ -12,8 +12,13 @@ What is patched, and why:
 
 The YAML files say `auxiliary_loss_multiplier: 1e-5`; the trainer never reads it and uses 1e-4.
 
+The run `rms` is that of AI2's configuration of 20M parameters, and has evaluators: `eval.<name>` holds what each
+`Trainer.eval` says of a metric, one value a measurement, in the steps `eval_steps`. Tasks (`type: downstream`) are left
+out, which need data of the Hub. `eval_batches.<label>` are the instances of each batch of an evaluator, -1 where a batch
+has fewer, by their numbers in the concatenated files.
+
 Usage: python scripts/golden/trainer.py
-Writes tests/golden/trainer/{olmo,olmo2}.{yaml,safetensors} and tokens.npy.
+Writes tests/golden/trainer/{olmo,olmo2,rms}.{yaml,safetensors}, tokens.npy and validation-{a,b}.npy.
 """
 
 import json
@@ -25,8 +30,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from olmo.config import TrainConfig
+from olmo.config import EvaluatorType, TrainConfig
 from olmo.data import build_train_dataloader
+from olmo.eval import build_evaluator
 from olmo.model import OLMo
 from olmo.optim import build_optimizer, build_scheduler
 from olmo.torch_util import seed_all
@@ -107,9 +113,7 @@ max_grad_norm_ratio: null
 speed_monitor:
   window_size: 20
 
-eval_interval: ${{save_interval}}
-device_eval_batch_size: ${{device_train_microbatch_size}}
-
+{evaluation}
 data:
   pad_direction: right
   num_workers: 0
@@ -118,6 +122,48 @@ data:
   timeout: 0
   paths:
   - tokens.npy
+"""
+
+NO_EVALUATION = "eval_interval: ${save_interval}\ndevice_eval_batch_size: ${device_train_microbatch_size}\n"
+EVALUATION = """\
+eval_interval: 40
+eval_subset_num_batches: -1
+device_eval_batch_size: ${device_train_microbatch_size}
+evaluators:
+  - label: all-small-ppl-validation
+    data:
+      num_workers: 0
+      drop_last: true
+      datasets:
+        c4_en-validation:
+          - validation-a.npy
+        pile-validation:
+          - validation-b.npy
+          - validation-a.npy
+  - label: subset
+    subset_num_batches: 3
+    device_eval_batch_size: 2
+    data:
+      num_workers: 0
+      drop_last: true
+      seed: 7
+      datasets:
+        subset-a:
+          - validation-a.npy
+        subset-b:
+          - validation-b.npy
+  - label: whole
+    type: lm
+    device_eval_batch_size: 100
+    data:
+      num_workers: 0
+      drop_last: true
+      paths:
+        - validation-b.npy
+
+  - label: piqa
+    type: downstream
+
 """
 
 RUNS = {
@@ -138,24 +184,47 @@ RUNS = {
         "  grad_clip_warmup_steps: 3840\n  grad_clip_warmup_factor: 2.0\n",
         "max_duration": "24_000T",
     },
+    # AI2's `configs/tiny/OLMo-20M.yaml`, shrunk.
+    "rms": {
+        "model": "  weight_tying: false\n  layer_norm_type: rms\n  layer_norm_with_affine: true\n  layer_norm_eps: 1e-6\n"
+        "  attention_layer_norm: false\n  attention_layer_norm_with_affine: false\n  clip_qkv: null\n"
+        "  init_fn: normal\n  init_std: 0.02\n  init_cutoff_factor: 3\n",
+        "optimizer": "  eps: 1e-8\n  decay_norm_and_bias: true\n  decay_embeddings: true\n  metrics_log_interval: 10\n",
+        "scheduler": "  name: cosine_with_warmup\n  t_warmup: 10\n  alpha_f: 0.1\n  warmup_min_lr: 0\n",
+        "max_duration": "4ep",
+        "evaluation": EVALUATION,
+    },
 }  # fmt: skip
 
 
-def tokens() -> np.ndarray:
+def tokens(n_instances: int = N_INSTANCES, seed: int = SEED) -> np.ndarray:
     """Sequences in which one of two successors follows a token nine times out of ten."""
-    generator = np.random.Generator(np.random.PCG64(SEED))
+    generator = np.random.Generator(np.random.PCG64(seed))
     successors = generator.integers(VOCAB, size=(VOCAB, 2))
-    out = np.empty((N_INSTANCES, SEQ), dtype="<u2")
-    out[:, 0] = generator.integers(VOCAB, size=N_INSTANCES)
+    out = np.empty((n_instances, SEQ), dtype="<u2")
+    out[:, 0] = generator.integers(VOCAB, size=n_instances)
     for i in range(1, SEQ):
-        follow = successors[out[:, i - 1], generator.integers(2, size=N_INSTANCES)]
-        stray = generator.random(N_INSTANCES) < 0.1
-        out[:, i] = np.where(stray, generator.integers(VOCAB, size=N_INSTANCES), follow)
+        follow = successors[out[:, i - 1], generator.integers(2, size=n_instances)]
+        stray = generator.random(n_instances) < 0.1
+        out[:, i] = np.where(stray, generator.integers(VOCAB, size=n_instances), follow)
     return out
+
+
+def batches(loader) -> torch.Tensor:
+    """The instances of each batch."""
+    order = list(loader.batch_sampler)
+    return torch.tensor([batch + [-1] * (len(order[0]) - len(batch)) for batch in order])
 
 
 def train(path: Path, token_file: Path, folder: str) -> dict:
     config = TrainConfig.load(path, [f"data.paths=[{token_file}]", f"save_folder={folder}"], validate_paths=False)
+    config.evaluators = [evaluator for evaluator in config.evaluators if evaluator.type == EvaluatorType.lm]
+    for evaluator in config.evaluators:
+        data = evaluator.data
+        if data.datasets:
+            data.datasets = {label: [str(path.parent / name) for name in names] for label, names in data.datasets.items()}
+        else:
+            data.paths = [str(path.parent / name) for name in data.paths]
     config.device_train_batch_size = config.global_train_batch_size
     config.device_train_grad_accum = config.device_train_batch_size // config.device_train_microbatch_size
     seed_all(config.seed)
@@ -163,14 +232,21 @@ def train(path: Path, token_file: Path, folder: str) -> dict:
     hf = lambda: to_hf(config.model, {n: p.detach().clone() for n, p in model.named_parameters()})  # noqa: E731
     tensors = {f"initial.{k}": v for k, v in hf().items()}
     found: list[dict] = []
+    scores: list[dict] = []
+    evaluators = [build_evaluator(config, evaluator, None, torch.device("cpu")) for evaluator in config.evaluators]
+    for evaluator in evaluators:
+        tensors[f"eval_batches.{evaluator.label}"] = batches(evaluator.eval_loader)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dist_model = DDP(model)
         trainer = Trainer(
             cfg=config, epoch=config.epoch, model=model, dist_model=dist_model, optim=build_optimizer(config, dist_model.module),
-            scheduler=build_scheduler(config), train_loader=build_train_dataloader(config), device=torch.device("cpu"), evaluators=[],
+            scheduler=build_scheduler(config), train_loader=build_train_dataloader(config), device=torch.device("cpu"), evaluators=evaluators,
         )  # fmt: skip
-        trainer.log_metrics_to_console = lambda prefix, metrics: found.append(metrics)
+        # Metrics of steps come with a prefix that names the step, those of an evaluator with its label.
+        trainer.log_metrics_to_console = lambda prefix, metrics: found.append(metrics) if "step=" in prefix else None
+        evaluate = trainer.eval
+        trainer.eval = lambda: scores.append({"step": trainer.global_step, **evaluate()}) or scores[-1]
         with trainer:
             trainer.fit()
     assert len(found) == STEPS == trainer.global_step
@@ -180,6 +256,9 @@ def train(path: Path, token_file: Path, folder: str) -> dict:
     }  # fmt: skip
     tensors |= {k: torch.tensor([m[name] for m in found], dtype=torch.float64) for k, name in names.items()}
     tensors |= {f"final.{k}": v for k, v in hf().items()}
+    if evaluators:
+        steps = torch.tensor([score.pop("step") for score in scores])
+        tensors |= {"eval_steps": steps} | {name.replace("eval/", "eval."): torch.tensor([score[name] for score in scores], dtype=torch.float64) for name in scores[0]}
     metadata = {"config": json.dumps(hf_fields(config.model), sort_keys=True)}
     limit = config.max_grad_norm
     clipped = int((tensors["grad_norm"] > limit).sum())
@@ -196,15 +275,20 @@ def main() -> None:
     token_file = folder / "tokens.npy"
     tokens().tofile(token_file)
     record(token_file, __file__, ["ai2-olmo"], SEED, "input")
+    for i, n_instances in enumerate((9, 14)):
+        validation = folder / f"validation-{'ab'[i]}.npy"
+        # What is left of a file after its last instance is not measured.
+        np.append(tokens(n_instances, SEED + 1 + i), np.arange(5, dtype="<u2")).tofile(validation)
+        record(validation, __file__, ["ai2-olmo"], SEED + 1 + i, "input")
     dist.init_process_group("gloo")
     for name, fields in RUNS.items():
         path = folder / f"{name}.yaml"
-        path.write_text(YAML.format(name=name, folder="/", **fields))
+        path.write_text(YAML.format(name=name, folder="/", **{"evaluation": NO_EVALUATION, **fields}))
         record(path, __file__, ["ai2-olmo"], None, "input")
         with tempfile.TemporaryDirectory() as save_folder:
             out = train(path, token_file, save_folder)
         written = write_safetensors(f"trainer/{name}.safetensors", out["tensors"], out["metadata"])
-        record(written, __file__, ["ai2-olmo", "torch"], 6198, "each step: loss 1e-6, norm 1e-5, rate 1e-12 relative; weights 1e-4")
+        record(written, __file__, ["ai2-olmo", "torch"], 6198, "each step: loss 1e-6, norm 1e-5, rate 1e-12 relative; evaluators 1e-6; weights 1e-4")
     dist.destroy_process_group()
 
 

@@ -146,8 +146,9 @@ pub fn is_narrow(device_name: &str) -> bool {
     matches!(device_name, "cuda" | "rocm")
 }
 
-/// The Hugging Face name of a parameter.
-pub fn hf_name(family: Family, path: &str) -> String {
+/// The Hugging Face name of a parameter, or its path where no family has the model.
+pub fn hf_name(family: Option<Family>, path: &str) -> String {
+    let Some(family) = family else { return path.to_owned() };
     family.hf_name(path).unwrap_or_else(|| panic!("{path} has no Hugging Face name"))
 }
 
@@ -174,15 +175,18 @@ pub fn relative_difference(found: &[f32], expected: &[f32]) -> f64 {
 
 /// Small architectures that between them use every path of the model.
 pub fn small_models() -> Vec<(&'static str, ModelConfig)> {
-    use olmo_model::presets::{small_olmo, small_olmo2, small_olmo3, small_olmoe};
+    use olmo_model::presets::{olmo_20m, small_olmo, small_olmo2, small_olmo3, small_olmoe};
     let mut tied = small_olmo(32, 2, 4, 61);
     tied.weight_tying = true;
     tied.attention.clip_qkv = Some(0.4);
+    // AI2's blocks of 20M parameters.
+    let no_family = ModelConfig { norm: olmo_20m().norm, ..small_olmo(32, 2, 4, 64) };
     let mut grouped = small_olmo2(32, 3, 4, 67);
     grouped.attention.n_kv_heads = 2;
     vec![
         ("olmo", small_olmo(32, 2, 4, 64)),
         ("olmo tied", tied),
+        ("of no family", no_family),
         ("olmo2 grouped", grouped),
         ("olmo3", small_olmo3(32, 4, 4, 64, 7)),
         ("olmoe", small_olmoe(32, 2, 4, 64, 6, 2)),

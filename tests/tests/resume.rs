@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::tensor::Device;
+use olmo_hub::{Layout, ModelFolder};
+use olmo_model::presets;
 use olmo_tests::weights;
 use olmo_train::{Error, Observer, Outcome, Speed, StepMetrics, TrainConfig, Trainer, checkpoint};
 
@@ -91,12 +93,38 @@ pub(crate) fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 fn a_resumed_run_is_bitwise_the_uninterrupted_one() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let whole = config(folder.path(), "whole");
-    let (outcome, undisturbed) = run(&whole, None);
+    let parts = config(folder.path(), "parts");
+    is_bitwise_the_same(&whole, &parts);
+}
+
+/// Its checkpoints are folders of `hf_olmo`, with query, key and value in one tensor.
+#[test]
+fn a_resumed_run_of_a_model_of_no_family_is_bitwise_the_uninterrupted_one() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let of_no_family = |name| {
+        let mut config = config(folder.path(), name);
+        let model = presets::olmo_20m();
+        config.model.norm = model.norm;
+        config.model.norm_placement = model.norm_placement;
+        config.model.attention.qk_norm = false;
+        (config.eos_token_id, config.pad_token_id) = (Some(0), None);
+        config
+    };
+    let (whole, parts) = (of_no_family("whole"), of_no_family("parts"));
+    is_bitwise_the_same(&whole, &parts);
+    let latest = ModelFolder::open(whole.save_folder.join("checkpoints/latest")).expect("opens");
+    assert_eq!((latest.config().family, latest.layout()), (None, Layout::Original));
+    assert_eq!(latest.special(), &whole.special());
+    let text = fs::read_to_string(latest.path().join("config.json")).expect("there");
+    assert!(text.contains(r#""model_type": "hf_olmo""#), "{text}");
+}
+
+fn is_bitwise_the_same(whole: &TrainConfig, parts: &TrainConfig) {
+    let (outcome, undisturbed) = run(whole, None);
     assert_eq!(outcome, Outcome::Finished);
 
-    let parts = config(folder.path(), "parts");
     for stop_after in [Some(1), Some(3), Some(7), None] {
-        let (outcome, trainer) = run(&parts, stop_after);
+        let (outcome, trainer) = run(parts, stop_after);
         match stop_after {
             Some(step) => {
                 assert_eq!((outcome, trainer.global_step()), (Outcome::Interrupted, step));
@@ -104,15 +132,15 @@ fn a_resumed_run_is_bitwise_the_uninterrupted_one() {
             None => assert_eq!(weights(trainer.model()), weights(undisturbed.model())),
         }
     }
-    assert_eq!(metrics(&parts), metrics(&whole));
-    assert_eq!(metrics(&whole).last().map(|m| (m.step, m.epoch)), Some((9, 1)));
+    assert_eq!(metrics(parts), metrics(whole));
+    assert_eq!(metrics(whole).last().map(|m| (m.step, m.epoch)), Some((9, 1)));
 
     // Optimizer, loader and everything else that a checkpoint holds.
     let last = |config: &TrainConfig| {
         let checkpoints = checkpoint::list(&config.save_folder.join("checkpoints")).expect("there");
         files(&checkpoints.last().expect("saved").1)
     };
-    let (found, expected) = (last(&parts), last(&whole));
+    let (found, expected) = (last(parts), last(whole));
     let relative = |(path, bytes): &(PathBuf, Vec<u8>)| {
         (path.file_name().expect("a file").to_owned(), bytes.clone())
     };

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use burn::tensor::Device;
 use olmo_hub::{Dtype, HfExport, Special};
+use olmo_model::presets;
 use olmo_tests::{Golden, golden, hf_name, relative_difference, root, weights};
 use olmo_train::official::{self, Translation};
 use olmo_train::{Error, Observer, StepMetrics, TrainConfig, Trainer};
@@ -88,6 +89,12 @@ fn a_run_of_olmo_2_is_that_of_the_original_trainer() {
     follow("olmo2");
 }
 
+/// AI2's configuration of 20M parameters, shrunk: RMS norms before attention and none of queries and keys.
+#[test]
+fn a_run_of_a_model_of_no_family_is_that_of_the_original_trainer() {
+    follow("rms");
+}
+
 #[test]
 fn every_official_configuration_is_read_or_refused_with_the_reason() {
     let folder = root().join("../shared/data/olmo-configs");
@@ -114,11 +121,6 @@ fn every_official_configuration_is_read_or_refused_with_the_reason() {
             "custom_dataset_example.yaml" => {
                 assert!(matches!(translated, Err(Error::Data(_) | Error::Hub(_))), "{name}");
             }
-            // RMS norms before attention, which no released model has.
-            "OLMo-20M.yaml" | "OLMo-150M.yaml" => {
-                let message = translated.expect_err("another architecture").to_string();
-                assert!(message.contains("layer_norm_type is rms"), "{message}");
-            }
             // It goes on from a checkpoint elsewhere.
             "OLMo2-7B-stage2-seed42.yaml" => {
                 let message = translated.expect_err("a load_path").to_string();
@@ -133,7 +135,7 @@ fn every_official_configuration_is_read_or_refused_with_the_reason() {
             }
         }
     }
-    assert_eq!(n_read, 6);
+    assert_eq!(n_read, 8);
 }
 
 fn check(name: &str, translated: Result<Translation, Error>) {
@@ -142,6 +144,13 @@ fn check(name: &str, translated: Result<Translation, Error>) {
     let model: olmo_model::ModelConfig =
         serde_json::from_value(config["model"].clone()).expect("an architecture");
     model.validate().expect("sound");
+    if let Some(of_preset) = match name {
+        "OLMo-20M.yaml" => Some(presets::olmo_20m()),
+        "OLMo-150M.yaml" => Some(presets::olmo_150m()),
+        _ => None,
+    } {
+        assert_eq!(model, of_preset, "{name}");
+    }
     assert!(config["data"]["paths"].as_array().is_some_and(|paths| paths.len() > 10), "{name}");
 }
 

@@ -18,7 +18,8 @@ pub(crate) fn write(model: &ModelConfig, dtype: Dtype, dir: &Path) -> io::Result
     for parameter in model.parameters() {
         let start = end;
         end += (parameter.n_elements() * dtype.size()) as u64;
-        let name = config.family.hf_name(&parameter.path).unwrap_or(parameter.path);
+        let name = config.family.and_then(|family| family.hf_name(&parameter.path));
+        let name = name.unwrap_or(parameter.path);
         let dtype = if dtype == Dtype::F32 { "F32" } else { "BF16" };
         let entry =
             json!({ "dtype": dtype, "shape": parameter.shape, "data_offsets": [start, end] });

@@ -76,14 +76,14 @@ pub(super) fn config(mut experiment: Map<String, Value>) -> (HfConfig, Vec<Field
             family
         }
     };
-    (HfConfig { family, model, special, dtype: None }, problems)
+    (HfConfig { family: Some(family), model, special, dtype: None }, problems)
 }
 
 const WHERE: &str = "OLMo-core's TransformerConfig";
 
 fn placeholder() -> HfConfig {
     let model = model_config(&mut Fields::new(Map::new()));
-    HfConfig { family: Family::Olmo2, model, special: Special::default(), dtype: None }
+    HfConfig { family: None, model, special: Special::default(), dtype: None }
 }
 
 fn sequence_length(experiment: &Map<String, Value>) -> Option<usize> {

@@ -25,8 +25,9 @@ use crate::text_file;
 /// What a `config.json` says.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HfConfig {
-    /// The `model_type`.
-    pub family: Family,
+    /// The model type of `transformers` that expresses the architecture, `None` where only ai2-olmo's
+    /// own `hf_olmo` does.
+    pub family: Option<Family>,
     /// The architecture.
     pub model: ModelConfig,
     /// The tokens with a meaning of their own.
@@ -107,12 +108,7 @@ impl HfConfig {
     pub fn from_original(object: Map<String, Value>, path: &Path) -> Result<Self> {
         let mut fields = Fields::new(object);
         let config = original::config(&mut fields);
-        let mut problems = fields.finish("ai2-olmo's ModelConfig");
-        if problems.is_empty()
-            && let Err((_, misfits)) = Family::of(&config.model)
-        {
-            problems = misfits;
-        }
+        let problems = fields.finish("ai2-olmo's ModelConfig");
         config.checked(problems, path)
     }
 
@@ -122,15 +118,22 @@ impl HfConfig {
     ///
     /// [`Error::Unexpressible`] where ai2-olmo has no such model.
     pub(crate) fn to_original(&self, path: &Path) -> Result<Map<String, Value>> {
-        original::write(self).ok_or_else(|| Error::Unexpressible {
-            path: path.to_owned(),
-            family: "ai2-olmo",
-            problems: Problems(vec![FieldProblem {
-                field: "the architecture".to_owned(),
-                found: format!("of model_type {}", self.family.model_type()),
-                expected: "OLMo or OLMo 2, without YaRN, with heads that divide d_model".to_owned(),
-            }]),
-        })
+        let problems = original::misfits(&self.model);
+        if problems.is_empty() {
+            return Ok(original::write(self));
+        }
+        Err(unexpressible(path, "hf_olmo", problems))
+    }
+
+    /// The model type of `transformers`; `path` is for errors.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unexpressible`] where it has none, with every field that keeps the model from being of
+    /// the one that comes closest.
+    pub(crate) fn transformers(&self, path: &Path) -> Result<Family> {
+        let found = Family::of(&self.model);
+        found.map_err(|(family, problems)| unexpressible(path, family.model_type(), problems))
     }
 
     /// The text of the `config.json` of model type `hf_olmo`; `path` is for errors.
@@ -139,7 +142,8 @@ impl HfConfig {
     ///
     /// As [`to_original`](Self::to_original).
     pub(crate) fn to_hf_olmo_json(&self, path: &Path) -> Result<String> {
-        Ok(original::flattened(self.to_original(path)?, self.dtype))
+        self.to_original(path)?;
+        Ok(original::flattened(self))
     }
 
     /// The `config.json` of a model of ours; `path` is for errors.
@@ -147,7 +151,8 @@ impl HfConfig {
     /// # Errors
     ///
     /// [`Error::Architecture`] where the configuration contradicts itself, or
-    /// [`Error::Unexpressible`] with every field that keeps it from being of a family.
+    /// [`Error::Unexpressible`] with every field that keeps it from being of a family of
+    /// `transformers`, where ai2-olmo has no such model either.
     pub fn for_model(
         model: &ModelConfig,
         special: &Special,
@@ -156,9 +161,10 @@ impl HfConfig {
     ) -> Result<Self> {
         let architecture = |source| Error::Architecture { path: path.to_owned(), source };
         model.validate().map_err(architecture)?;
-        let (family, mut problems) = match Family::of(model) {
-            Ok(family) => (family, Vec::new()),
-            Err(misfits) => misfits,
+        let family = Family::of(model);
+        let mut problems = match &family {
+            Err((_, misfits)) if !original::misfits(model).is_empty() => misfits.clone(),
+            _ => Vec::new(),
         };
         if let Some(pad) = special.pad_token_id.filter(|&pad| pad as usize >= model.vocab_size) {
             problems.push(FieldProblem {
@@ -168,20 +174,25 @@ impl HfConfig {
             });
         }
         if problems.is_empty() {
-            let (model, special) = (model.clone(), special.clone());
+            let (family, model, special) = (family.ok(), model.clone(), special.clone());
             return Ok(Self { family, model, special, dtype: Some(dtype) });
         }
-        Err(Error::Unexpressible {
-            path: path.to_owned(),
-            family: family.model_type(),
-            problems: Problems(problems),
-        })
+        let closest = family.unwrap_or_else(|(closest, _)| closest);
+        Err(unexpressible(path, closest.model_type(), problems))
     }
 
-    /// The text of `config.json` as transformers 5 writes it.
+    /// The text of `config.json`: as transformers 5 writes it, or as `hf_olmo` where it has no such
+    /// model.
     pub fn to_json(&self) -> String {
-        write::config(self)
+        match self.family {
+            Some(family) => write::config(self, family),
+            None => original::flattened(self),
+        }
     }
+}
+
+fn unexpressible(path: &Path, family: &'static str, problems: Vec<FieldProblem>) -> Error {
+    Error::Unexpressible { path: path.to_owned(), family, problems: Problems(problems) }
 }
 
 /// The `model` of a `config.yaml`.

@@ -4,16 +4,24 @@
 //! As with the other types, a field is mapped, listed as having no bearing on the network, or an
 //! error. What is absent has the default of `olmo/config.py` in ai2-olmo 0.6.0, which are those of
 //! GPT-2 and seldom what was trained.
+//!
+//! There is more here than a model type of `transformers` expresses: RMS norms before attention without
+//! norms of queries and keys, as AI2's models of 20M and 150M parameters have them, or another epsilon
+//! of a layer norm. What ai2-olmo has and is refused here: norms of several kinds in one model, layer
+//! norms with weights, biases, other activations and blocks, and other positions than RoPE.
 
 use olmo_model::ModelConfig;
-use olmo_model::config::{AttentionConfig, FeedForwardConfig, NormConfig, RopeConfig};
+use olmo_model::config::{
+    AttentionConfig, FeedForwardConfig, NormCast, NormConfig, NormPlacement, RopeConfig,
+};
 use serde_json::{Map, Value, json};
 
 use super::fields::Fields;
-use super::read::IRRELEVANT;
+use super::read::{self, IRRELEVANT};
 use super::{HfConfig, Special};
 use crate::dtype::Dtype;
-use crate::family::{Family, OLMO_NORM_EPS};
+use crate::error::FieldProblem;
+use crate::family::Family;
 
 /// Fields of ai2-olmo that say how a model was initialised, trained or computed, not what it is.
 const TRAINING: &[&str] = &[
@@ -36,8 +44,6 @@ const TRAINING: &[&str] = &[
     "model_type",
     "architectures",
     "auto_map",
-    "dtype",
-    "torch_dtype",
 ];
 
 /// What early configurations say ends a text, and what in their tokenizer does.
@@ -75,9 +81,13 @@ pub(super) fn is_flattened(object: &Map<String, Value>) -> bool {
 pub(super) fn config(fields: &mut Fields) -> HfConfig {
     fields.ignore(TRAINING);
     fields.ignore(IRRELEVANT);
-    let norm_after = fields.flag("norm_after", false);
-    let family = if norm_after { Family::Olmo2 } else { Family::Olmo };
-    expect_family(fields, family);
+    fields.only("is_encoder_decoder", false);
+    let dtype = read::dtype(fields);
+    let norm_placement =
+        if fields.flag("norm_after", false) { NormPlacement::After } else { NormPlacement::Before };
+    let qk_norm = fields.flag("attention_layer_norm", false);
+    let norm = norm(fields, norm_placement, qk_norm);
+    expect_supported(fields);
     let d_model = fields.size("d_model", 768);
     let n_heads = fields.size("n_heads", 12);
     if !d_model.is_multiple_of(n_heads) {
@@ -88,9 +98,10 @@ pub(super) fn config(fields: &mut Fields) -> HfConfig {
         fields.problem("n_layers", n_layers, format!("at most {MAX_LAYERS}"));
     }
     let vocab_size = fields.size("vocab_size", 50_257);
-    let eps = fields.real("layer_norm_eps", 1e-5);
-    if family == Family::Olmo && (eps - OLMO_NORM_EPS).abs() > 1e-12 {
-        fields.problem("layer_norm_eps", eps, "1e-5, which Hugging Face's olmo has fixed");
+    let clip_qkv = fields.optional_real("clip_qkv");
+    if let Some(clip) = clip_qkv.filter(|_| qk_norm) {
+        let expected = "null with attention_layer_norm, which ai2-olmo applies to what is clipped";
+        fields.problem("clip_qkv", clip, expected);
     }
     let model = ModelConfig {
         d_model,
@@ -101,44 +112,70 @@ pub(super) fn config(fields: &mut Fields) -> HfConfig {
             n_heads,
             n_kv_heads: n_kv_heads(fields, n_heads),
             head_dim: d_model / n_heads,
-            qk_norm: family.has_qk_norm(),
-            clip_qkv: fields.optional_real("clip_qkv"),
+            qk_norm,
+            clip_qkv,
             rope: RopeConfig {
                 theta: fields.real("rope_theta", 10_000.0),
                 yarn: None,
-                full_precision: family.has_rope_in_f32(),
+                full_precision: true,
             },
             window: None,
         },
         feed_forward: feed_forward(fields, d_model),
-        norm: family.norm(eps),
-        norm_placement: family.norm_placement(),
+        norm,
+        norm_placement,
         weight_tying: fields.flag("weight_tying", true),
     };
-    HfConfig { family, model, special: special(fields, vocab_size), dtype: None }
+    let family = Family::of(&model).ok();
+    HfConfig { family, model, special: special(fields, vocab_size), dtype }
 }
 
 /// The most layers that are read; the largest model has 80.
 const MAX_LAYERS: usize = 4096;
 
-/// Fields that must be as the family has them; their defaults are often not.
-fn expect_family(fields: &mut Fields, family: Family) {
-    let is_olmo2 = family == Family::Olmo2;
-    let norm_type = if is_olmo2 { &["rms"][..] } else { &["default", "low_precision"] };
-    one_of(fields, "layer_norm_type", "default", norm_type);
-    one_of(fields, "activation_type", "swiglu", &["swiglu"]);
-    one_of(fields, "block_type", "sequential", &["sequential"]);
+/// The one norm of a model: of its blocks, of queries and keys, and before the output projection.
+fn norm(fields: &mut Fields, placement: NormPlacement, qk_norm: bool) -> NormConfig {
+    let eps = fields.real("layer_norm_eps", 1e-5);
+    let kind = fields.text("layer_norm_type").unwrap_or_else(|| "default".to_owned());
+    if !["default", "low_precision", "rms"].contains(&kind.as_str()) {
+        fields.problem("layer_norm_type", &kind, "default, low_precision or rms");
+    }
+    let is_rms = kind == "rms";
+    let mut expect_weights = |name: &str, counts: bool| {
+        let has_weights = fields.flag(name, true);
+        if counts && has_weights != is_rms {
+            let expected = format!("{is_rms} with layer_norm_type {kind}");
+            fields.problem(name, has_weights, expected);
+        }
+    };
+    expect_weights("layer_norm_with_affine", true);
+    expect_weights("attention_layer_norm_with_affine", qk_norm);
     let include_bias = must_be(fields, "include_bias", true, false);
-    let layer_norm_bias = fields.take_set("bias_for_layer_norm");
-    if is_olmo2 && layer_norm_bias.unwrap_or(include_bias.into()) == Value::Bool(true) {
+    let bias = fields.take_set("bias_for_layer_norm").unwrap_or(include_bias.into());
+    if is_rms && bias == Value::Bool(true) {
         fields.problem("bias_for_layer_norm", true, "false");
     }
-    must_be(fields, "layer_norm_with_affine", true, is_olmo2);
-    let qk_norm = must_be(fields, "attention_layer_norm", false, is_olmo2);
-    let affine = fields.flag("attention_layer_norm_with_affine", true);
-    if qk_norm && is_olmo2 && !affine {
-        fields.problem("attention_layer_norm_with_affine", affine, "true");
+    if is_rms {
+        NormConfig::RmsNorm { eps, cast: norm_cast(placement, qk_norm) }
+    } else {
+        NormConfig::LayerNorm { eps }
     }
+}
+
+/// When an RMS norm returns to a narrow dtype: before the product with the weight in ai2-olmo. But a
+/// model of OLMo 2 is computed as transformers and OLMo-core compute it.
+fn norm_cast(placement: NormPlacement, qk_norm: bool) -> NormCast {
+    if placement == NormPlacement::After && qk_norm {
+        NormCast::AfterWeight
+    } else {
+        NormCast::BeforeWeight
+    }
+}
+
+/// Fields of which one value is supported, which is often not the default.
+fn expect_supported(fields: &mut Fields) {
+    one_of(fields, "activation_type", "swiglu", &["swiglu"]);
+    one_of(fields, "block_type", "sequential", &["sequential"]);
     must_be(fields, "rope", false, true);
     must_be(fields, "alibi", false, false);
     must_be(fields, "embedding_layer_norm", false, false);
@@ -207,8 +244,9 @@ fn feed_forward(fields: &mut Fields, d_model: usize) -> FeedForwardConfig {
 }
 
 fn special(fields: &mut Fields, vocab_size: usize) -> Special {
-    let mut id = |name: &str| match fields.take_set(name) {
+    let mut id = |name: &str| match fields.take(name) {
         None => Some(50_256),
+        Some(Value::Null) => None,
         Some(value) => {
             let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
             if id.is_none() {
@@ -227,31 +265,68 @@ fn special(fields: &mut Fields, vocab_size: usize) -> Special {
     }
 }
 
-/// The `config.json` of model type `hf_olmo`, from the fields of [`write`].
-pub(super) fn flattened(mut fields: Map<String, Value>, dtype: Option<Dtype>) -> String {
+/// Every field that keeps ai2-olmo from having a model.
+pub(super) fn misfits(model: &ModelConfig) -> Vec<FieldProblem> {
+    let mut problems = Vec::new();
+    let mut expect = |fits: bool, field: &str, found: String, expected: &str| {
+        if !fits {
+            let (field, expected) = (field.to_owned(), expected.to_owned());
+            problems.push(FieldProblem { field, found, expected });
+        }
+    };
+    let ModelConfig { attention, feed_forward, norm, .. } = model;
+    let is_dense = matches!(feed_forward, FeedForwardConfig::Swiglu { .. });
+    expect(is_dense, "feed_forward", "a mixture of experts".to_owned(), "one layer for all tokens");
+    if let NormConfig::RmsNorm { cast, .. } = norm {
+        let expected = norm_cast(model.norm_placement, attention.qk_norm);
+        let found = format!("{cast:?}");
+        expect(*cast == expected, "norm.cast", found, &format!("{expected:?}, with such blocks"));
+    }
+    let fills = attention.d_query() == model.d_model;
+    let expected = "d_model divided by attention.n_heads";
+    expect(fills, "attention.head_dim", attention.head_dim.to_string(), expected);
+    if let Some(clip) = attention.clip_qkv {
+        let fits = !attention.qk_norm;
+        expect(fits, "attention.clip_qkv", clip.to_string(), "none with attention.qk_norm");
+    }
+    if let Some(window) = attention.window {
+        expect(false, "attention.window", format!("{window:?}"), "none");
+    }
+    let rope = &attention.rope;
+    expect(rope.yarn.is_none(), "attention.rope.yarn", "there".to_owned(), "none");
+    let is_whole = rope.theta.fract() == 0.0 && rope.theta < 1e15;
+    expect(is_whole, "attention.rope.theta", rope.theta.to_string(), "a whole number");
+    expect(rope.full_precision, "attention.rope.full_precision", "false".to_owned(), "true");
+    problems
+}
+
+/// The `config.json` of model type `hf_olmo`.
+pub(super) fn flattened(config: &HfConfig) -> String {
+    let mut fields = write(config);
     fields.insert("model_type".to_owned(), "hf_olmo".into());
     fields.insert("architectures".to_owned(), json!(["OLMoForCausalLM"]));
-    fields.insert("torch_dtype".to_owned(), dtype.map(Dtype::torch_name).into());
+    fields.insert("torch_dtype".to_owned(), config.dtype.map(Dtype::torch_name).into());
     fields.insert("use_cache".to_owned(), true.into());
+    let Special { eos_token_id, pad_token_id, .. } = &config.special;
+    for (name, is_none) in
+        [("eos_token_id", eos_token_id.is_empty()), ("pad_token_id", pad_token_id.is_none())]
+    {
+        // Which a `config.yaml` has no way to say.
+        if is_none {
+            fields.insert(name.to_owned(), Value::Null);
+        }
+    }
     format!("{:#}\n", Value::Object(fields))
 }
 
-/// The fields of ai2-olmo that describe a model; `None` where it has no such model.
-pub(super) fn write(config: &HfConfig) -> Option<Map<String, Value>> {
-    let HfConfig { family, model, special, .. } = config;
+/// The fields of ai2-olmo that describe a model that it has, by [`misfits`].
+pub(super) fn write(config: &HfConfig) -> Map<String, Value> {
+    let HfConfig { model, special, .. } = config;
     let attention = &model.attention;
-    let is_olmo2 = match family {
-        Family::Olmo => false,
-        Family::Olmo2 => true,
-        _ => return None,
+    let (eps, is_rms) = match model.norm {
+        NormConfig::LayerNorm { eps } => (eps, false),
+        NormConfig::RmsNorm { eps, .. } => (eps, true),
     };
-    let fits = attention.rope.yarn.is_none()
-        && attention.d_query() == model.d_model
-        && attention.rope.theta.fract() == 0.0;
-    if !fits {
-        return None;
-    }
-    let (NormConfig::LayerNorm { eps } | NormConfig::RmsNorm { eps, .. }) = model.norm;
     let eos = special.eos_token_id.first().copied().unwrap_or(0);
     let value = json!({
         "d_model": model.d_model,
@@ -270,13 +345,13 @@ pub(super) fn write(config: &HfConfig) -> Option<Map<String, Value>> {
         "rope_theta": attention.rope.theta as u64,
         "flash_attention": false,
         "attention_dropout": 0.0,
-        "attention_layer_norm": is_olmo2,
-        "attention_layer_norm_with_affine": is_olmo2,
+        "attention_layer_norm": attention.qk_norm,
+        "attention_layer_norm_with_affine": attention.qk_norm && is_rms,
         "residual_dropout": 0.0,
         "embedding_dropout": 0.0,
         "embedding_layer_norm": false,
-        "layer_norm_type": if is_olmo2 { "rms" } else { "default" },
-        "layer_norm_with_affine": is_olmo2,
+        "layer_norm_type": if is_rms { "rms" } else { "default" },
+        "layer_norm_with_affine": is_rms,
         "layer_norm_eps": eps,
         "max_sequence_length": model.max_sequence_length,
         "include_bias": false,
@@ -289,7 +364,10 @@ pub(super) fn write(config: &HfConfig) -> Option<Map<String, Value>> {
         "pad_token_id": special.pad_token_id.unwrap_or(eos),
         "init_device": "cpu",
         "init_fn": "normal",
-        "norm_after": is_olmo2,
+        "norm_after": model.norm_placement == NormPlacement::After,
     });
-    if let Value::Object(fields) = value { Some(fields) } else { None }
+    match value {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
 }

@@ -95,7 +95,8 @@ pub(super) fn config(fields: &mut Fields, family: Family) -> HfConfig {
         norm_placement: family.norm_placement(),
         weight_tying: fields.flag("tie_word_embeddings", false),
     };
-    HfConfig { family, model, special: special(fields, &default_special()), dtype: dtype(fields) }
+    let special = special(fields, &default_special());
+    HfConfig { family: Some(family), model, special, dtype: dtype(fields) }
 }
 
 /// The three ids, those that are absent from `default`.
@@ -163,7 +164,7 @@ fn token_id(value: &Value) -> Option<u32> {
     value.as_u64().and_then(|id| u32::try_from(id).ok())
 }
 
-fn dtype(fields: &mut Fields) -> Option<Dtype> {
+pub(super) fn dtype(fields: &mut Fields) -> Option<Dtype> {
     // The newer spelling counts where both are there, as in transformers.
     let old = fields.text("torch_dtype");
     let name = fields.text("dtype").or(old)?;

@@ -6,12 +6,13 @@ use serde_json::{Map, Value, json};
 
 use super::{HfConfig, Special, rope};
 use crate::dtype::Dtype;
+use crate::family::Family;
 
 /// The version of `transformers` whose form we write.
 const TRANSFORMERS_VERSION: &str = "5.23.0";
 
-pub(super) fn config(config: &HfConfig) -> String {
-    let HfConfig { family, model, special, dtype } = config;
+pub(super) fn config(config: &HfConfig, family: Family) -> String {
+    let HfConfig { model, special, dtype, .. } = config;
     let attention = &model.attention;
     let mut object = Map::new();
     let mut put = |name: &str, value: Value| object.insert(name.to_owned(), value);
@@ -26,7 +27,7 @@ pub(super) fn config(config: &HfConfig) -> String {
     put("num_attention_heads", attention.n_heads.into());
     put("num_key_value_heads", attention.n_kv_heads.into());
     put("max_position_embeddings", model.max_sequence_length.into());
-    put("rope_parameters", rope::write(&attention.rope, *family));
+    put("rope_parameters", rope::write(&attention.rope, family));
     put("tie_word_embeddings", model.weight_tying.into());
     put("hidden_act", "silu".into());
     put("attention_bias", false.into());

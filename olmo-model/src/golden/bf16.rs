@@ -1,4 +1,5 @@
-//! Layers and whole models in bf16 against `transformers` in bf16: the same roundings in the same places.
+//! Layers and whole models in bf16 against `transformers` in bf16, and the RMS norm of ai2-olmo: the same
+//! roundings in the same places.
 //!
 //! What is left is the order of sums inside a matrix product, which both take in f32 and round once: a
 //! sum that lies near the middle between two bf16 numbers may go either way, and what follows from it.
@@ -67,6 +68,7 @@ fn layers() {
         ("layer_norm", None),
         ("rms_norm", Some(NormCast::AfterWeight)),
         ("rms_norm_before_weight", Some(NormCast::BeforeWeight)),
+        ("rms_norm_original", Some(NormCast::BeforeWeight)),
     ] {
         let file = Vectors::read(&format!("bf16/{name}.safetensors"));
         let eps = file.config["eps"].as_f64().expect("eps");

@@ -4,6 +4,7 @@
 //! Unknown fields are refused, so that a misspelt one is never ignored.
 
 mod batches;
+mod form;
 mod optimizer;
 mod pace;
 mod read;
@@ -358,6 +359,8 @@ impl TrainConfig {
         );
         if let Err(error) = self.model.validate() {
             problems.push(error.to_string());
+        } else if let Some(problem) = self.form_problem() {
+            problems.push(problem);
         } else if seq > self.model.max_sequence_length {
             problems.push(format!(
                 "data.sequence_length is {seq}, expected at most model.max_sequence_length = {}",

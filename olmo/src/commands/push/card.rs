@@ -47,10 +47,9 @@ pub(crate) fn files(folder: &ModelFolder, repo: &Repo) -> Result<Vec<(String, Ve
 fn text(folder: &ModelFolder, repo: &Repo, curves: &mut Vec<(String, Vec<u8>)>) -> Result<String> {
     let config = folder.model_config();
     let mut text = String::new();
-    writeln!(
-        text,
-        "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [olmo]\n---\n"
-    )?;
+    let is_of_transformers = folder.config().family.is_some();
+    let library = if is_of_transformers { "library_name: transformers\n" } else { "" };
+    writeln!(text, "---\n{library}pipeline_tag: text-generation\ntags: [olmo]\n---\n")?;
     writeln!(text, "# {}\n", repo.name())?;
     let n_parameters = output::scaled(config.n_parameters() as u64);
     writeln!(
@@ -68,6 +67,12 @@ fn text(folder: &ModelFolder, repo: &Repo, curves: &mut Vec<(String, Vec<u8>)>) 
         ("dtype", folder.stored_dtype().to_string()),
     ] {
         writeln!(text, "| {name} | {value} |")?;
+    }
+    if !is_of_transformers {
+        writeln!(
+            text,
+            "\nThe configuration is that of ai2-olmo's `hf_olmo`: no model type of transformers has this architecture."
+        )?;
     }
     if let Some((run, step)) = run_of(folder.path()) {
         describe_run(&run, step, &mut text, curves)?;
