@@ -249,7 +249,7 @@ pub enum FolderProblem {
     #[error(
         "there are no weights: neither model.safetensors nor its index, neither model.pt nor \
          pytorch_model.bin nor its index, and no sharded checkpoint of a trainer \
-         (model_and_optim/.metadata, .metadata, model/rank0.pt or rank0.pt)"
+         (model_and_optim/.metadata, .metadata, model/rank0.pt, model/metadata.json or rank0.pt)"
     )]
     NoTensors,
     /// The index names a file that is not there.

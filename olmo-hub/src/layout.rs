@@ -189,6 +189,8 @@ fn original(config: &ModelConfig, parameter: &Parameter) -> Option<Place> {
 pub(crate) fn plain_names<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Vec<String> {
     const GROUPS: &str = "transformer.block_groups.";
     let unwrapped = |name: &'a str| -> Cow<'a, str> {
+        // What DDP puts before them.
+        let name = name.strip_prefix("module.").unwrap_or(name);
         let name = match name.strip_prefix("model.") {
             Some(rest) if rest.starts_with("transformer.") => rest,
             _ => name,
@@ -220,7 +222,8 @@ pub(crate) fn plain_names<'a>(names: impl Iterator<Item = &'a str> + Clone) -> V
         .collect()
 }
 
-const WRAPPER: &str = "_fsdp_wrapped_module.";
+/// What FSDP puts into the names of what it wraps.
+pub(crate) const WRAPPER: &str = "_fsdp_wrapped_module.";
 
 #[cfg(test)]
 mod tests {
@@ -267,6 +270,7 @@ mod tests {
             "model.transformer.ff_out.weight",
             "model.embed_tokens.weight",
             "transformer.block_groups.x.1.att_proj.weight",
+            "module.transformer.ff_out.weight",
         ];
         assert_eq!(
             plain_names(names.iter().copied()),
@@ -278,6 +282,7 @@ mod tests {
                 "transformer.ff_out.weight",
                 "model.embed_tokens.weight",
                 "transformer.block_groups.x.1.att_proj.weight",
+                "transformer.ff_out.weight",
             ]
         );
     }

@@ -34,6 +34,7 @@ pub mod tensor_file;
 mod text_file;
 mod tied_output;
 mod torch_file;
+mod torch_optimizer;
 pub mod trainer_state;
 mod values;
 pub mod verify;

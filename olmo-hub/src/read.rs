@@ -7,7 +7,7 @@
 //! | `config.json` of type `hf_olmo` | the same files, with ai2-olmo's names |
 //! | `config.yaml` of ai2-olmo's trainer | `model.pt`, or `model.safetensors` with pickled names |
 //! | `config.json` of OLMo-core's trainer | `model_and_optim/.metadata` with `*.distcp` |
-//! | `config.yaml` of ai2-olmo's trainer | the same; `model/rank*.pt`; or `rank*.pt` |
+//! | `config.yaml` of ai2-olmo's trainer | the same; `model/rank*.pt`; `model/metadata.json`; or `rank*.pt` |
 //!
 //! Opening reads the configuration and the headers, and checks every name, shape and dtype; loading
 //! then reads tensor by tensor straight into the model's own buffers, in whatever dtype is asked

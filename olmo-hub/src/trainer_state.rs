@@ -3,11 +3,9 @@
 //!
 //! Sources: ai2-olmo 0.6.0 `olmo/checkpoint.py`, `FullCheckpointer`, and `olmo/train.py`,
 //! `trainer_state_dict`; ai2-olmo-core 2.4.0 `train/checkpoint.py` and `train/trainer.py`. A checkpoint
-//! that is not sharded has `optim.pt` and `train.pt`. Parameters are numbered in `optim.pt` where the run
-//! was on one device or with DDP, and named where it was with FSDP; the groups of parameters say which
-//! name a number has. Distributed checkpoints of either trainer have the optimizer's state beside the
-//! model in `model_and_optim`, and the progress in the files of each process. As with weights, query, key
-//! and value are one tensor in ai2-olmo, and so are gate and up projection.
+//! that is not sharded has `optim.pt` and `train.pt`. A sharded one has the optimizer's state in pieces as
+//! it has the model, see `sharded`, and the progress in the files of each process. As with weights, query,
+//! key and value are one tensor in ai2-olmo, and so are gate and up projection.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
@@ -24,22 +22,17 @@ use crate::pickle::{Global, Id, Node};
 use crate::read::ModelFolder;
 use crate::sharded::{self, Tensor};
 use crate::torch_file::{Reader, read_with};
+use crate::torch_optimizer::{self, States};
 use crate::values::{ReadError, Source, Stored};
 
 /// Name of the file with the optimizer's state.
 const OPTIMIZER: &str = "optim.pt";
-/// Names of the file with the trainer's state, that of a sharded checkpoint's first process last.
-const TRAINER: [&str; 2] = ["train.pt", "train/rank0.pt"];
-
-/// What the trainer's state may name: folders of checkpoints, and states of random numbers.
-const TRAINER_GLOBALS: &[Global] = &[
-    ("pathlib", "PosixPath"),
-    ("pathlib._local", "PosixPath"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("_codecs", "encode"),
+/// Names of the file with the trainer's state, those of a sharded checkpoint's first process last, and
+/// what it may name: folders of checkpoints, states of random numbers, and beside them the model.
+const TRAINER: [(&str, &[Global]); 3] = [
+    ("train.pt", sharded::TRAINER_GLOBALS),
+    ("train/rank0.pt", sharded::TRAINER_GLOBALS),
+    ("rank0.pt", sharded::LEGACY_GLOBALS),
 ];
 
 /// The state of the optimizer in a trainer's checkpoint.
@@ -67,7 +60,7 @@ enum Place {
 impl SavedOptimizer {
     /// Whether a checkpoint's folder has the files that a state is read from.
     pub fn is_there(dir: &Path) -> bool {
-        dir.join(OPTIMIZER).is_file() || dir.join("model_and_optim/.metadata").is_file()
+        dir.join(OPTIMIZER).is_file() || sharded::optimizer_in(dir).is_some()
     }
 
     /// Opens the optimizer's state in the folder of a checkpoint.
@@ -95,7 +88,7 @@ impl SavedOptimizer {
             if !problems.is_empty() {
                 return Err(Error::Folder { path: dir.to_owned(), problems: Problems(problems) });
             }
-            opened.path = dir.join("model_and_optim");
+            opened.path = dir.join(sharded::optimizer_in(dir).unwrap_or_default());
             opened.paths = found.files.iter().map(|file| dir.join(file)).collect();
             opened.states = sharded_states(found.tensors);
         } else {
@@ -109,9 +102,9 @@ impl SavedOptimizer {
         let file = File::open(&self.path).map_err(Error::io(&self.path, "read"))?;
         let length = file.metadata().map_err(Error::io(&self.path, "read"))?.len();
         let states = read_with(&file, 0, length, &[], |reader| {
-            states(reader).map_err(|problem| vec![problem])
+            torch_optimizer::states(reader).map_err(|problem| vec![problem])
         });
-        self.states = states.map_err(|error| torch_error(&self.path, error))?;
+        self.states = by_plain_name(states.map_err(|error| torch_error(&self.path, error))?);
         self.file = Some(file);
         Ok(())
     }
@@ -242,20 +235,21 @@ pub enum Seen {
 impl SavedProgress {
     /// Whether a checkpoint's folder has the file that it is read from.
     pub fn is_there(dir: &Path) -> bool {
-        TRAINER.iter().any(|name| dir.join(name).is_file())
+        TRAINER.iter().any(|(name, _)| dir.join(name).is_file())
     }
 
-    /// Reads `train.pt` of a checkpoint's folder, or `train/rank0.pt` of a sharded one's.
+    /// Reads `train.pt` of a checkpoint's folder, or `train/rank0.pt` or `rank0.pt` of a sharded one's.
     ///
     /// # Errors
     ///
     /// [`Error::Io`] where there is none, [`Error::TorchFile`] where it does not say how far.
     pub fn read(dir: &Path) -> Result<Self> {
-        let there = TRAINER.iter().map(|name| dir.join(name)).find(|path| path.is_file());
-        let path = there.unwrap_or_else(|| dir.join(TRAINER[0]));
+        let there = TRAINER.into_iter().find(|(name, _)| dir.join(name).is_file());
+        let (name, globals) = there.unwrap_or(TRAINER[0]);
+        let path = dir.join(name);
         let file = File::open(&path).map_err(Error::io(&path, "read"))?;
         let length = file.metadata().map_err(Error::io(&path, "read"))?.len();
-        let progress = read_with(&file, 0, length, TRAINER_GLOBALS, |reader| {
+        let progress = read_with(&file, 0, length, globals, |reader| {
             progress(reader).map_err(|problem| vec![problem])
         });
         progress.map_err(|error| torch_error(&path, error))
@@ -284,7 +278,16 @@ fn progress(reader: &Reader<'_>) -> Result<SavedProgress, String> {
     })
 }
 
-/// The tensors of each parameter's state, of those of a distributed checkpoint.
+/// The tensors of each parameter's state, freed of what wrappers add to its name.
+fn by_plain_name(states: States) -> HashMap<String, HashMap<String, Place>> {
+    let plain = plain_names(states.iter().map(|(name, _)| name.as_str()));
+    let places = states.into_iter().map(|(_, tensors)| {
+        tensors.into_iter().map(|(key, entry)| (key, Place::Whole(entry))).collect()
+    });
+    plain.into_iter().zip(places).collect()
+}
+
+/// The tensors of each parameter's state, of those of a sharded checkpoint.
 fn sharded_states(tensors: Vec<Tensor>) -> HashMap<String, HashMap<String, Place>> {
     let split = |full: &str| {
         full.rsplit_once('.')
@@ -297,57 +300,6 @@ fn sharded_states(tensors: Vec<Tensor>) -> HashMap<String, HashMap<String, Place
         states.entry(name).or_default().insert(key, Place::Pieces(tensor));
     }
     states
-}
-
-/// The tensors of each parameter's state, by its name.
-fn states(reader: &Reader<'_>) -> Result<HashMap<String, HashMap<String, Place>>, String> {
-    let pickle = reader.pickle;
-    let part = |name: &str| {
-        let found = pickle.entry(pickle.root_id(), name);
-        found.ok_or_else(|| format!("it has no {name}, as the state of a torch optimizer has"))
-    };
-    let names = names(reader, part("param_groups")?)?;
-    let pairs = part("state")?;
-    let pairs = pickle.dict(pairs).ok_or("its state is no dictionary")?;
-    let mut numbered = Vec::new();
-    for &(key, state) in pairs {
-        let name = match pickle.node(key) {
-            Node::Text(name) => Some((*name).to_owned()),
-            Node::Int(number) => names.get(number).cloned(),
-            _ => None,
-        };
-        let name = name.ok_or("its state is of a parameter that no group of parameters names")?;
-        let state = pickle.dict(state).ok_or_else(|| format!("{name} has no dictionary"))?;
-        let mut tensors = HashMap::new();
-        for &(key, value) in state {
-            let key =
-                pickle.text(key).ok_or_else(|| format!("{name} has a key that is no text"))?;
-            // Plain numbers, and nothing, are not read here.
-            if pickle.call(value).is_some() {
-                let entry = reader.tensor(format!("{name}.{key}"), value)?;
-                tensors.insert(key.to_owned(), Place::Whole(entry));
-            }
-        }
-        numbered.push((name, tensors));
-    }
-    let plain = plain_names(numbered.iter().map(|(name, _)| name.as_str()));
-    Ok(plain.into_iter().zip(numbered.into_iter().map(|(_, tensors)| tensors)).collect())
-}
-
-/// The names of parameters by their numbers.
-fn names(reader: &Reader<'_>, groups: Id) -> Result<HashMap<i64, String>, String> {
-    let pickle = reader.pickle;
-    let mut names = HashMap::new();
-    for &group in pickle.items(groups).ok_or("its param_groups are no list")? {
-        let list = |name: &str| pickle.entry(group, name).and_then(|id| pickle.items(id));
-        let params = list("params").ok_or("a group of its parameters has no list of them")?;
-        for (&number, &name) in params.iter().zip(list("param_names").unwrap_or_default()) {
-            if let (Node::Int(number), Some(name)) = (pickle.node(number), pickle.text(name)) {
-                names.insert(*number, name.to_owned());
-            }
-        }
-    }
-    Ok(names)
 }
 
 fn torch_error(path: &Path, error: HeaderError) -> Error {

@@ -1,9 +1,12 @@
 //! What a run begins with: its folder, weights, and what it takes of the checkpoint of another run.
 //!
 //! Weights are taken from a model folder of any form that [`ModelFolder`] opens. The optimizer's state
-//! and the progress of the run are taken, each where that is asked for, from a checkpoint of ours, from
-//! one of ai2-olmo that is not sharded, or from a distributed one of either trainer. Matches `Trainer.restore_checkpoint` and
-//! `load_trainer_state_dict` of ai2-olmo 0.6.0 (`olmo/train.py`).
+//! and the progress of the run are taken, each where that is asked for, from a checkpoint of ours or from
+//! one of either trainer, sharded or not. Matches `Trainer.restore_checkpoint` and
+//! `load_trainer_state_dict` of ai2-olmo 0.6.0 (`olmo/train.py`), with two differences: that trainer forgets
+//! the averages of gradient norms where its checkpoint is `local`, and where it is `olmo_core` it makes a
+//! step of the optimizer with gradients of zero after the weights are there, which decays them once. Here a
+//! run goes on as it would have without the restart.
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
@@ -170,7 +173,7 @@ fn take_saved(
         if !SavedOptimizer::is_there(path) {
             return Err(unusable(
                 path,
-                "holds weights and no state of an optimizer that is read: train/optimizer.safetensors, optim.pt or model_and_optim (of ai2-olmo's other sharded forms its scripts/unshard.py makes an optim.pt); to begin it anew, give reset_optimizer_state=true",
+                "holds weights and no state of an optimizer: train/optimizer.safetensors, optim.pt, or as the trainers shard it, model_and_optim, optim or rank0.pt; to begin it anew, give reset_optimizer_state=true",
             ));
         }
         let step = progress.map_or(0, |progress| progress.global_step);
@@ -182,7 +185,7 @@ fn take_saved(
     let Some(progress) = progress else {
         return Err(unusable(
             path,
-            "holds weights and no progress of a run that is read, train/state.json, train.pt or train/rank0.pt; to begin with step 1, give reset_trainer_state=true",
+            "holds weights and no progress of a run: train/state.json, train.pt, train/rank0.pt or rank0.pt; to begin with step 1, give reset_trainer_state=true",
         ));
     };
     let SavedProgress { epoch, global_step, n_tokens_seen, of_epoch } = progress;

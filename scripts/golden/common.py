@@ -9,12 +9,22 @@ import fcntl
 import hashlib
 import importlib.metadata
 import json
+import os
 import re
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
 MANIFEST = GOLDEN / "MANIFEST.toml"
+
+
+def core_0_1() -> None:
+    """Puts ai2-olmo-core 0.1.0 before the newer one, for what ai2-olmo imports of it; README.md says how to install it."""
+    place = os.environ.get("OLMO_CORE_0_1", f"{sys.prefix}/ai2-olmo-core-0.1.0")
+    if not Path(place, "olmo_core").is_dir():
+        raise SystemExit(f"{place} has no ai2-olmo-core 0.1.0; scripts/golden/README.md says how to install it")
+    sys.path.insert(0, place)
 
 
 def write_json(relative: str, value) -> Path:

@@ -216,6 +216,26 @@ def batches(loader) -> torch.Tensor:
     return torch.tensor([batch + [-1] * (len(order[0]) - len(batch)) for batch in order])
 
 
+def build(config: TrainConfig, wrap=DDP, evaluators: tuple = ()) -> tuple[OLMo, Trainer, list[dict]]:
+    """What `scripts/train.py` of ai2-olmo's repository does before `Trainer.fit`; metrics of steps go to the list."""
+    config.device_train_batch_size = config.global_train_batch_size // dist.get_world_size()
+    config.device_train_grad_accum = config.device_train_batch_size // config.device_train_microbatch_size
+    seed_all(config.seed)
+    model = OLMo(config.model)
+    dist_model = wrap(model)
+    # Of FSDP the optimizer takes the wrapped model, whose names say so; of DDP what is in it.
+    named = dist_model.module if isinstance(dist_model, DDP) else dist_model
+    trainer = Trainer(
+        cfg=config, epoch=config.epoch, model=model, dist_model=dist_model, optim=build_optimizer(config, named),
+        scheduler=build_scheduler(config), train_loader=build_train_dataloader(config), device=torch.device("cpu"),
+        evaluators=list(evaluators),
+    )  # fmt: skip
+    found: list[dict] = []
+    # Metrics of steps come with a prefix that names the step, those of an evaluator with its label.
+    trainer.log_metrics_to_console = lambda prefix, metrics: found.append(metrics) if "step=" in prefix else None
+    return model, trainer, found
+
+
 def train(path: Path, token_file: Path, folder: str) -> dict:
     config = TrainConfig.load(path, [f"data.paths=[{token_file}]", f"save_folder={folder}"], validate_paths=False)
     config.evaluators = [evaluator for evaluator in config.evaluators if evaluator.type == EvaluatorType.lm]
@@ -225,28 +245,16 @@ def train(path: Path, token_file: Path, folder: str) -> dict:
             data.datasets = {label: [str(path.parent / name) for name in names] for label, names in data.datasets.items()}
         else:
             data.paths = [str(path.parent / name) for name in data.paths]
-    config.device_train_batch_size = config.global_train_batch_size
-    config.device_train_grad_accum = config.device_train_batch_size // config.device_train_microbatch_size
-    seed_all(config.seed)
-    model = OLMo(config.model)
-    hf = lambda: to_hf(config.model, {n: p.detach().clone() for n, p in model.named_parameters()})  # noqa: E731
-    tensors = {f"initial.{k}": v for k, v in hf().items()}
-    found: list[dict] = []
-    scores: list[dict] = []
     evaluators = [build_evaluator(config, evaluator, None, torch.device("cpu")) for evaluator in config.evaluators]
-    for evaluator in evaluators:
-        tensors[f"eval_batches.{evaluator.label}"] = batches(evaluator.eval_loader)
+    scores: list[dict] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        dist_model = DDP(model)
-        trainer = Trainer(
-            cfg=config, epoch=config.epoch, model=model, dist_model=dist_model, optim=build_optimizer(config, dist_model.module),
-            scheduler=build_scheduler(config), train_loader=build_train_dataloader(config), device=torch.device("cpu"), evaluators=evaluators,
-        )  # fmt: skip
-        # Metrics of steps come with a prefix that names the step, those of an evaluator with its label.
-        trainer.log_metrics_to_console = lambda prefix, metrics: found.append(metrics) if "step=" in prefix else None
+        model, trainer, found = build(config, evaluators=tuple(evaluators))
         evaluate = trainer.eval
         trainer.eval = lambda: scores.append({"step": trainer.global_step, **evaluate()}) or scores[-1]
+        hf = lambda: to_hf(config.model, {n: p.detach().clone() for n, p in model.named_parameters()})  # noqa: E731
+        tensors = {f"initial.{k}": v for k, v in hf().items()}
+        tensors |= {f"eval_batches.{evaluator.label}": batches(evaluator.eval_loader) for evaluator in evaluators}
         with trainer:
             trainer.fit()
     assert len(found) == STEPS == trainer.global_step

@@ -21,15 +21,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from olmo.config import TrainConfig
-from olmo.data import build_train_dataloader
-from olmo.model import OLMo
-from olmo.optim import build_optimizer, build_scheduler
-from olmo.torch_util import seed_all
-from olmo.train import Trainer
-from torch.nn.parallel import DistributedDataParallel as DDP
 
 from common import GOLDEN, record, write_json
-from trainer import RUNS, YAML
+from trainer import RUNS, YAML, build
 
 FIRST, MORE = 5, 5
 FIELDS = {
@@ -48,17 +42,7 @@ OF_RUN = {
 
 def run(path: Path, folder: str, overrides: list[str], load_path: str | None) -> list[dict]:
     config = TrainConfig.load(path, [f"save_folder={folder}", *overrides], validate_paths=False)
-    config.device_train_batch_size = config.global_train_batch_size
-    config.device_train_grad_accum = config.device_train_batch_size // config.device_train_microbatch_size
-    seed_all(config.seed)
-    model = OLMo(config.model)
-    dist_model = DDP(model)
-    found: list[dict] = []
-    trainer = Trainer(
-        cfg=config, epoch=config.epoch, model=model, dist_model=dist_model, optim=build_optimizer(config, dist_model.module),
-        scheduler=build_scheduler(config), train_loader=build_train_dataloader(config), device=torch.device("cpu"), evaluators=[],
-    )  # fmt: skip
-    trainer.log_metrics_to_console = lambda prefix, metrics: found.append(metrics)
+    _, trainer, found = build(config)
     with trainer:
         if load_path is not None:
             trainer.restore_unsharded_checkpoint(load_path)

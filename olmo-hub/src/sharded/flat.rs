@@ -1,16 +1,20 @@
 //! ai2-olmo's `local` checkpoints: each process's part of FSDP's flat parameters, as they are.
 //!
 //! A flat parameter is all parameters of a module one after another, cut into as many equal parts
-//! as there are processes; `model/rank0.pt` says of each part what it holds. Source: ai2-olmo
-//! `olmo/checkpoint.py`, `LocalShardedCheckpointer`, whose reader knows the fields of torch up to 2.0
-//! and of torch from 2.1 on, as this one does.
+//! as there are processes; `model/rank0.pt` says of each part what it holds. `optim/rank0.pt` is what the
+//! process's optimizer has of the same parts, without saying of which elements: that the model's file
+//! says. Source: ai2-olmo `olmo/checkpoint.py`, `LocalShardedCheckpointer`, whose reader knows the fields
+//! of torch up to 2.0 and of torch from 2.1 on, as this one does.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use super::{Found, MAX_PIECES, Part, each_rank, element_size, join};
 use crate::error::FolderProblem;
+use crate::layout::WRAPPER;
 use crate::pickle::{Global, Id};
 use crate::torch_file::Reader;
+use crate::torch_optimizer;
 use crate::values::Piece;
 
 /// What the files may name besides tensors.
@@ -20,12 +24,81 @@ const GLOBALS: &[Global] = &[
     ("torch.distributed.fsdp._flat_param", "_ShardParamInfo"),
 ];
 
-/// Reads the checkpoint of a folder.
+/// Reads the model of the checkpoint in a folder.
 pub(super) fn open(dir: &Path, problems: &mut Vec<FolderProblem>) -> Found {
-    let (files, parts) = each_rank(dir, "model/", GLOBALS, problems, |rank, reader| {
-        Flat { reader, rank, parts: Vec::new() }.read().map_err(|problem| vec![problem])
-    });
+    let (files, parts) = model_parts(dir, problems);
     join(files, parts.into_iter().flatten(), problems)
+}
+
+/// What each process has of the model.
+fn model_parts(dir: &Path, problems: &mut Vec<FolderProblem>) -> (Vec<String>, Vec<Vec<Part>>) {
+    each_rank(dir, "model/", GLOBALS, problems, |rank, reader| {
+        Flat { reader, rank, parts: Vec::new() }.read().map_err(|problem| vec![problem])
+    })
+}
+
+/// Reads the state of the optimizer of the checkpoint in a folder, `PARAMETER.NAME` by its names.
+pub(super) fn open_optimizer(dir: &Path, problems: &mut Vec<FolderProblem>) -> Found {
+    let (model_files, model) = model_parts(dir, problems);
+    // Where a file cannot be read, the others are not by its number any more.
+    if !problems.is_empty() {
+        return Found::default();
+    }
+    let by_name = |parts: Vec<Part>| -> HashMap<String, Part> {
+        parts.into_iter().map(|part| (part.name.replace(WRAPPER, ""), part)).collect()
+    };
+    let model: Vec<HashMap<String, Part>> = model.into_iter().map(by_name).collect();
+    let (files, parts) = each_rank(dir, "optim/", &[], problems, |rank, reader| {
+        optimizer_parts(reader, rank, model.get(rank)).map_err(|problem| vec![problem])
+    });
+    if files.len() < model_files.len() {
+        let file = format!("optim/rank{}.pt", files.len());
+        let problem = format!("it is not there, and {} is", model_files[files.len()]);
+        problems.push(FolderProblem::Damaged { file, problem });
+    }
+    join(files, parts.into_iter().flatten(), problems)
+}
+
+/// What a process's optimizer has of those parts of the model.
+fn optimizer_parts(
+    reader: &Reader<'_>,
+    rank: usize,
+    model: Option<&HashMap<String, Part>>,
+) -> Result<Vec<Part>, String> {
+    let model = model.ok_or_else(|| format!("there is no model/rank{rank}.pt"))?;
+    let mut parts = Vec::new();
+    for (name, tensors) in torch_optimizer::states(reader)? {
+        let name = name.replace(WRAPPER, "");
+        for (key, entry) in tensors {
+            let n_elements = entry.n_elements();
+            let part = if entry.shape.is_empty() {
+                Part::whole(entry, rank)
+            } else if n_elements == 0 {
+                continue;
+            } else {
+                let lacks =
+                    || format!("model/rank{rank}.pt has no part of {}", name.escape_debug());
+                let Part { shape, pieces, .. } = model.get(&name).ok_or_else(lacks)?;
+                let of_model = pieces.first().ok_or_else(lacks)?;
+                if of_model.n_elements != n_elements {
+                    let expected = of_model.n_elements;
+                    return Err(format!(
+                        "{name}.{key} has {n_elements} elements, expected {expected} as in model/rank{rank}.pt"
+                    ));
+                }
+                let piece =
+                    Piece { first: of_model.first, n_elements, file: rank, start: entry.start };
+                Part {
+                    name: String::new(),
+                    dtype: entry.dtype,
+                    shape: shape.clone(),
+                    pieces: vec![piece],
+                }
+            };
+            parts.push(Part { name: format!("{name}.{key}"), ..part });
+        }
+    }
+    Ok(parts)
 }
 
 /// One process's file.

@@ -12,10 +12,9 @@ use super::{Block, Found, Part, each_rank, element_size, join};
 use crate::error::FolderProblem;
 use crate::pickle::{Global, Id};
 use crate::torch_file::Reader;
-use crate::values::Piece;
 
 /// What the files may name besides plain tensors.
-const GLOBALS: &[Global] = &[
+pub(crate) const GLOBALS: &[Global] = &[
     ("torch", "Size"),
     ("torch", "device"),
     ("torch", "float32"),
@@ -36,8 +35,9 @@ const GLOBALS: &[Global] = &[
     // `getattr(ShardedTensor, "ProcessGroupState")`.
     ("__builtin__", "getattr"),
     ("builtins", "getattr"),
-    // Of the trainer's state.
+    // Of the trainer's state, as below.
     ("pathlib", "PosixPath"),
+    ("pathlib._local", "PosixPath"),
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
     ("numpy.core.multiarray", "_reconstruct"),
@@ -45,30 +45,67 @@ const GLOBALS: &[Global] = &[
     ("_codecs", "encode"),
 ];
 
-/// Reads the checkpoint of a folder.
+/// What the trainer's state may name where it is in a file of its own: folders of checkpoints, and states
+/// of random numbers.
+pub(crate) const TRAINER_GLOBALS: &[Global] = GLOBALS.split_at(GLOBALS.len() - 7).1;
+
+/// Reads the model of the checkpoint in a folder.
 pub(super) fn open(dir: &Path, problems: &mut Vec<FolderProblem>) -> Found {
+    open_with(dir, problems, |rank, reader| {
+        let pickle = reader.pickle;
+        let model = pickle.entry(pickle.root_id(), "model").and_then(|id| pickle.dict(id));
+        let model = model.ok_or("it has no model as ai2-olmo's torch_legacy checkpoints do")?;
+        let part = |&(name, value): &(Id, Id)| {
+            let name = pickle.text(name).ok_or("it has a name that is no text")?;
+            read(rank, reader, name.to_owned(), value)
+        };
+        model.iter().map(part).collect()
+    })
+}
+
+/// Reads the state of the optimizer of the checkpoint in a folder, `PARAMETER.NAME` by its names.
+pub(super) fn open_optimizer(dir: &Path, problems: &mut Vec<FolderProblem>) -> Found {
+    open_with(dir, problems, |rank, reader| {
+        let pickle = reader.pickle;
+        let optimizer = pickle.entry(pickle.root_id(), "optim");
+        let states = optimizer.and_then(|id| pickle.dict(pickle.entry(id, "state")?));
+        let states = states.ok_or("it has no optim as ai2-olmo's torch_legacy checkpoints do")?;
+        let mut parts = Vec::new();
+        for &(name, state) in states {
+            let name = pickle.text(name).ok_or("its optim is of a name that is no text")?;
+            let state = pickle.dict(state).ok_or_else(|| format!("{name} has no dictionary"))?;
+            for &(key, value) in state {
+                let key = pickle.text(key);
+                let key = key.ok_or_else(|| format!("{name} has a key that is no text"))?;
+                // Plain numbers, and nothing, are not read here.
+                if pickle.call(value).is_some() {
+                    parts.push(read(rank, reader, format!("{name}.{key}"), value)?);
+                }
+            }
+        }
+        Ok(parts)
+    })
+}
+
+fn open_with(
+    dir: &Path,
+    problems: &mut Vec<FolderProblem>,
+    read: impl Fn(usize, &Reader<'_>) -> Result<Vec<Part>, String>,
+) -> Found {
     let (files, parts) = each_rank(dir, "", GLOBALS, problems, |rank, reader| {
         read(rank, reader).map_err(|problem| vec![problem])
     });
     join(files, parts.into_iter().flatten(), problems)
 }
 
-fn read(rank: usize, reader: &Reader<'_>) -> Result<Vec<Part>, String> {
-    let pickle = reader.pickle;
-    let model = pickle.entry(pickle.root_id(), "model").and_then(|id| pickle.dict(id));
-    let model = model.ok_or("it has no model as ai2-olmo's torch_legacy checkpoints do")?;
-    let part = |&(name, value): &(Id, Id)| {
-        let name = pickle.text(name).ok_or("it has a name that is no text")?;
-        if let Some((shape, shards)) = sharded_tensor(reader, value) {
-            return shards_of(reader, rank, name, &shape, shards);
-        }
-        // Not every tensor is sharded.
-        let entry = reader.tensor(name.to_owned(), value)?;
-        let (first, n_elements) = (0, entry.n_elements());
-        let pieces = vec![Piece { first, n_elements, file: rank, start: entry.start }];
-        Ok(Part { name: entry.name, dtype: entry.dtype, shape: entry.shape, pieces })
-    };
-    model.iter().map(part).collect()
+/// What a process has of a tensor.
+fn read(rank: usize, reader: &Reader<'_>, name: String, value: Id) -> Result<Part, String> {
+    if let Some((shape, shards)) = sharded_tensor(reader, value) {
+        return shards_of(reader, rank, &name, &shape, shards);
+    }
+    // Not every tensor is sharded.
+    let entry = reader.tensor(name, value)?;
+    Ok(Part::whole(entry, rank))
 }
 
 /// The shape and the local shards of what `_rebuild_from_type_v2(…, …, …, state)` would make:

@@ -3,17 +3,20 @@
 //! | where | what |
 //! |---|---|
 //! | `model_and_optim/.metadata`, or `.metadata` | torch's distributed checkpoint: OLMo-core's, and ai2-olmo's `torch_new` |
-//! | `model/rank0.pt`, … | ai2-olmo's `local`: the flat parameters of FSDP |
+//! | `model/rank0.pt`, … | ai2-olmo's `local`: the flat parameters of FSDP; the optimizer's in `optim` |
 //! | `rank0.pt`, … | ai2-olmo's `torch_legacy`: sharded tensors, with everything else |
+//! | `model/metadata.json`, `optim/metadata.json` | ai2-olmo's `olmo_core`: rows of elements in safetensors |
 //!
-//! Only the places of the model's tensors are read; optimizer and trainer state are passed over.
+//! Only the places of tensors are read, those of the model or those of the optimizer.
 //! A piece may be a block of a tensor, such as half of its columns, and then is a run for each row.
 //! A file that ends before the last piece that a `.metadata` places in it, whosever that is, is told of.
-//! What ai2-olmo's `olmo_core` checkpointer wrote with ai2-olmo-core 0.1 is refused by name.
 
 mod distcp;
 mod flat;
 mod legacy;
+mod listed;
+
+pub(crate) use legacy::{GLOBALS as LEGACY_GLOBALS, TRAINER_GLOBALS};
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -21,7 +24,7 @@ use std::fs::File;
 use std::path::Path;
 
 use crate::error::FolderProblem;
-use crate::header::HeaderError;
+use crate::header::{Entry as FileEntry, HeaderError};
 use crate::pickle::Global;
 use crate::shards::leads_out;
 use crate::torch_file::{self, Reader};
@@ -58,27 +61,39 @@ pub(crate) fn open(dir: &Path, problems: &mut Vec<FolderProblem>) -> Option<Foun
         Some(distcp::open(dir, "", distcp::MODEL, problems))
     } else if there("model/rank0.pt") {
         Some(flat::open(dir, problems))
+    } else if listed::is_there(dir, "model/") {
+        Some(listed::open(dir, "model/", listed::of_model, problems))
     } else if there("rank0.pt") {
         Some(legacy::open(dir, problems))
-    } else if there("model/.metadata.json") {
-        problems.push(FolderProblem::Damaged {
-            file: "model/.metadata.json".to_owned(),
-            problem: "it is of the sharded form of ai2-olmo-core 0.1, which is not read; \
-                      ai2-olmo's scripts/unshard.py --type olmo_core makes a model.pt of it"
-                .to_owned(),
-        });
-        Some(Found::default())
     } else {
         None
     }
 }
 
-/// The state of the optimizer in a distributed checkpoint of torch, `PARAMETER.NAME` by its names; `None`
-/// where there is no such checkpoint. What is wrong with it is added to `problems`.
+/// Where in a folder the state of the optimizer of a sharded checkpoint is, if there is any: a folder in
+/// it, or the first of its files.
+pub(crate) fn optimizer_in(dir: &Path) -> Option<&'static str> {
+    let there = |name: &str| dir.join(name).symlink_metadata().is_ok();
+    if there("model_and_optim/.metadata") {
+        Some("model_and_optim")
+    } else if there("optim/rank0.pt") || listed::is_there(dir, "optim/") {
+        Some("optim")
+    } else {
+        there("rank0.pt").then_some("rank0.pt")
+    }
+}
+
+/// The state of the optimizer in a sharded checkpoint, `PARAMETER.NAME` by its names; `None` where there
+/// is none. What is wrong with it is added to `problems`.
 pub(crate) fn open_optimizer(dir: &Path, problems: &mut Vec<FolderProblem>) -> Option<Found> {
-    let inside = "model_and_optim/";
-    let there = dir.join(inside).join(".metadata").is_file();
-    there.then(|| distcp::open(dir, inside, distcp::OPTIMIZER, problems))
+    Some(match optimizer_in(dir)? {
+        "model_and_optim" => distcp::open(dir, "model_and_optim/", distcp::OPTIMIZER, problems),
+        "optim" if listed::is_there(dir, "optim/") => {
+            listed::open(dir, "optim/", listed::of_optimizer, problems)
+        }
+        "optim" => flat::open_optimizer(dir, problems),
+        _ => legacy::open_optimizer(dir, problems),
+    })
 }
 
 /// Part of a tensor: a block of it, in a file where its rows follow each other.
@@ -175,6 +190,15 @@ struct Part {
     dtype: String,
     shape: Vec<usize>,
     pieces: Vec<Piece>,
+}
+
+impl Part {
+    /// All of a tensor in one file.
+    fn whole(entry: FileEntry, file: usize) -> Self {
+        let (first, n_elements) = (0, entry.n_elements());
+        let pieces = vec![Piece { first, n_elements, file, start: entry.start }];
+        Self { name: entry.name, dtype: entry.dtype, shape: entry.shape, pieces }
+    }
 }
 
 /// Joins what all processes have, unless their files could not be read.
