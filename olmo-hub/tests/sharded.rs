@@ -14,8 +14,17 @@ use olmo_model::presets;
 
 use fixtures::{copy, golden, logits_apart};
 
-const FORMS: [&str; 6] =
-    ["core-fsdp", "core-single", "core-tp", "local", "torch-legacy", "torch-new"];
+const FORMS: [&str; 9] = [
+    "core-fsdp",
+    "core-single",
+    "core-tp",
+    "local",
+    "olmo-core",
+    "olmo-core-columns",
+    "olmo-core-ddp",
+    "torch-legacy",
+    "torch-new",
+];
 
 fn refused(dir: &Path) -> String {
     ModelFolder::open(dir).unwrap_err().to_string()
@@ -45,10 +54,11 @@ fn every_sharded_form_of_a_model_is_the_same_model_and_converts() {
         assert_eq!(verify(&out, |_| ()).unwrap().digest.as_ref(), Some(&digest), "{form}");
         digests.push(digest);
     }
-    if let [fsdp, single, tp, local, legacy, new] = &digests[..] {
+    if let [fsdp, single, tp, local, of_ai2_olmo @ ..] = &digests[..] {
         assert_eq!(fsdp, tp);
         assert_ne!(fsdp, single);
-        assert_eq!((local, legacy), (new, new));
+        assert_eq!(of_ai2_olmo.len(), 5);
+        assert!(of_ai2_olmo.iter().all(|digest| digest == local));
     }
 }
 
@@ -133,11 +143,62 @@ fn what_is_missing_or_hostile_is_told_by_name() {
         fs::remove_file(dir.join(folder)).unwrap();
         assert!(refused(&dir).contains("is in no file"), "{}", refused(&dir));
     }
-    // The form of ai2-olmo-core 0.1 says what would have worked.
     let Some((_scratch, dir)) = copy("sharded/local") else { return };
     fs::remove_dir_all(dir.join("model")).unwrap();
     assert!(refused(&dir).contains("no sharded checkpoint"), "{}", refused(&dir));
-    fs::create_dir(dir.join("model")).unwrap();
-    fs::write(dir.join("model/.metadata.json"), "{}").unwrap();
-    assert!(refused(&dir).contains("unshard.py"), "{}", refused(&dir));
+}
+
+/// `olmo-core`, whose `model/metadata.json` or a file beside it is changed.
+#[test]
+fn what_is_missing_or_hostile_in_checkpoints_of_ai2_olmo_core_0_1_is_told_by_name() {
+    let Some((_scratch, dir)) = copy("sharded/olmo-core") else { return };
+    let list = dir.join("model/metadata.json");
+    let text = fs::read_to_string(&list).unwrap();
+    let digest = verify(&dir, |_| ()).unwrap().digest;
+    let with = |from: &str, to: &str| {
+        assert!(text.contains(from), "{from}");
+        fs::write(&list, text.replacen(from, to, 1)).unwrap();
+        refused(&dir)
+    };
+    let first = r#""shape": [64, 16], "is_sharded": true, "dtype": "F32""#;
+    let error = with(first, &first.replace("F32", "BF16"));
+    assert!(error.contains("transformer.wte.weight is F32 there and BF16"), "{error}");
+    let error = with(first, &first.replace("[64, 16]", "[64, 17]"));
+    assert!(error.contains("has 1088 elements, and element 1024 is in no file"), "{error}");
+    let error = with(first, &first.replace("64, 16", "4294967296, 4294967296"));
+    assert!(error.contains("transformer.wte.weight is too large"), "{error}");
+    let error = with(first, &first.replace("\"is_sharded\"", "\"is_spread\": 1, \"is_sharded\""));
+    assert!(error.contains("unknown field `is_spread`"), "{error}");
+    let error = with("\"rank_0.safetensors\"", "\"../../passwd\"");
+    assert!(error.contains("../../passwd"), "{error}");
+    let error = with("\"flattened_offsets\": [[0, 1024]]", "\"flattened_offsets\": [[0, 9999]]");
+    assert!(error.contains("has 1024 elements, and a part at (0, 9999)"), "{error}");
+    let error = with("\"flattened_offsets\": [[0, 1024]]", "\"flattened_offsets\": null");
+    assert!(error.contains("neither ranges nor a shape"), "{error}");
+    let error = with("\"transformer.ln_f.weight\"", "\"transformer.ln_f.weigh_\"");
+    assert!(error.contains("rank_0.safetensors: it has no transformer.ln_f.weigh_"), "{error}");
+    fs::write(&list, &text[..text.len() / 2]).unwrap();
+    assert!(refused(&dir).contains("metadata.json: it is not the list"), "{}", refused(&dir));
+    fs::remove_file(&list).unwrap();
+    assert!(refused(&dir).contains("model/metadata.json"), "{}", refused(&dir));
+    // As lists were before that version: ranges alone, or a single one.
+    let mut old: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for tensor in old["tensors"].as_object_mut().unwrap().values_mut() {
+        let files = tensor.as_object_mut().unwrap().remove("shard_spec_per_file").unwrap();
+        let ranges = files.as_object().unwrap().iter();
+        let single: serde_json::Map<String, serde_json::Value> = ranges
+            .map(|(file, spec)| (file.clone(), spec["flattened_offsets"][0].clone()))
+            .collect();
+        tensor["flattened_offsets_per_file"] = single.into();
+    }
+    fs::write(&list, old.to_string()).unwrap();
+    assert_eq!(verify(&dir, |_| ()).unwrap().digest, digest);
+    // A process's file that is cut short, or not there.
+    fs::write(&list, &text).unwrap();
+    let shard = dir.join("model/rank_1.safetensors");
+    let bytes = fs::read(&shard).unwrap();
+    fs::write(&shard, &bytes[..bytes.len() - 1]).unwrap();
+    assert!(refused(&dir).contains("model/rank_1.safetensors"), "{}", refused(&dir));
+    fs::remove_file(&shard).unwrap();
+    assert!(refused(&dir).contains("model/rank_1.safetensors"), "{}", refused(&dir));
 }

@@ -210,6 +210,11 @@ def tokens(n_instances: int = N_INSTANCES, seed: int = SEED) -> np.ndarray:
     return out
 
 
+def run_yaml(name: str, folder: str, fields: dict) -> str:
+    """The configuration of a run that has no evaluation unless its fields say so."""
+    return YAML.format(name=name, folder=folder, **{"evaluation": NO_EVALUATION, **fields})
+
+
 def batches(loader) -> torch.Tensor:
     """The instances of each batch."""
     order = list(loader.batch_sampler)
@@ -291,7 +296,7 @@ def main() -> None:
     dist.init_process_group("gloo")
     for name, fields in RUNS.items():
         path = folder / f"{name}.yaml"
-        path.write_text(YAML.format(name=name, folder="/", **{"evaluation": NO_EVALUATION, **fields}))
+        path.write_text(run_yaml(name, "/", fields))
         record(path, __file__, ["ai2-olmo"], None, "input")
         with tempfile.TemporaryDirectory() as save_folder:
             out = train(path, token_file, save_folder)

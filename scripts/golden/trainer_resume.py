@@ -23,7 +23,7 @@ import torch.distributed as dist
 from olmo.config import TrainConfig
 
 from common import GOLDEN, record, write_json
-from trainer import RUNS, YAML, build
+from trainer import RUNS, build, run_yaml
 
 FIRST, MORE = 5, 5
 FIELDS = {
@@ -67,7 +67,7 @@ def main() -> None:
         try:
             os.mkdir(folder)
             path = Path(folder) / "run.yaml"
-            path.write_text(YAML.format(name=name, folder=folder, **fields))
+            path.write_text(run_yaml(name, folder, fields))
             overrides = [f"data.paths=[{token_file}]", *OVERRIDES, *OF_RUN[name]]
             saving = ["save_interval_unsharded=5", "save_num_unsharded_checkpoints_to_keep=-1", f"stop_at={FIRST}"]
             before = run(path, f"{folder}/first", overrides + saving, None)

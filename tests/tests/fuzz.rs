@@ -85,6 +85,25 @@ fn states_of_the_trainers() {
     };
     let list = "golden/sharded_optimizer/model_and_optim/.metadata";
     fuzz("sharded optimizers", &[list], read_pieces);
+    for (form, file) in [
+        ("torch_legacy", "rank1.pt"),
+        ("local", "optim/rank1.pt"),
+        ("olmo_core", "optim/metadata.json"),
+    ] {
+        let name = format!("trainer_resume/sharded-{form}");
+        let copied = tempfile::tempdir().expect("a folder");
+        copy(&golden(&name), copied.path());
+        let folder = ModelFolder::open(copied.path()).expect("sound");
+        let parameters = folder.model_config().parameters();
+        let read = |bytes: &[u8]| {
+            fs::write(copied.path().join(file), bytes).expect("writes");
+            let Ok(state) = SavedOptimizer::open(&folder) else { return };
+            for parameter in &parameters {
+                let _ = (state.values(parameter, "exp_avg"), state.value(parameter, "step"));
+            }
+        };
+        fuzz(&format!("optimizers of {form}"), &[&format!("golden/{name}/{file}")], read);
+    }
     let read_progress = |bytes: &[u8]| {
         fs::write(dir.join("train.pt"), bytes).expect("writes");
         let _ = SavedProgress::read(&dir);
@@ -167,6 +186,9 @@ fn lists_of_sharded_checkpoints() {
 #[test]
 fn sharded_files() {
     for (folder, file) in [
+        ("sharded/olmo-core", "model/metadata.json"),
+        ("sharded/olmo-core-columns", "model/metadata.json"),
+        ("sharded/olmo-core", "model/rank_1.safetensors"),
         ("sharded/core-tp", "model_and_optim/__1_0.distcp"),
         ("sharded/local", "model/rank1.pt"),
         ("sharded/torch-legacy", "rank1.pt"),

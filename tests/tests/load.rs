@@ -26,7 +26,11 @@ struct Reference {
     grad_norm: Vec<f64>,
     lr: Vec<f64>,
     /// Of step 8.
+    #[serde(default)]
     parameters: BTreeMap<String, f64>,
+    /// Of the steps of the reference after a restart of its own.
+    #[serde(default)]
+    loss_again: Vec<f64>,
 }
 
 #[derive(Default)]
@@ -64,7 +68,15 @@ fn reference(name: &str) -> Reference {
 
 #[test]
 fn a_run_of_the_original_trainer_goes_on_here() {
-    for name in ["adamw", "lionw"] {
+    let forms = [
+        "adamw",
+        "lionw",
+        "sharded-torch_new",
+        "sharded-torch_legacy",
+        "sharded-local",
+        "sharded-olmo_core",
+    ];
+    for name in forms {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (_, steps) = go_on(name, folder.path(), &[]);
         let numbers: Vec<u64> = steps.iter().map(|metrics| metrics.step).collect();
@@ -81,6 +93,43 @@ fn a_run_of_the_original_trainer_goes_on_here() {
                 assert!(off <= tolerance, "{name}, step {}: {what} {found}, not {expected}", i + 1);
             }
             assert_eq!(metrics.total_tokens, metrics.step * 12 * 16);
+        }
+        // The reference's own restart leads back to its steps in these forms, and not in the others.
+        match name {
+            "sharded-torch_new" | "sharded-torch_legacy" => {
+                assert_eq!(expected.loss_again, expected.loss[5..], "{name}");
+            }
+            "sharded-local" | "sharded-olmo_core" => {
+                assert_ne!(expected.loss_again, expected.loss[5..], "{name}");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What `local` has of the optimizer is also what the other forms have, to the bit.
+#[test]
+fn every_sharded_form_has_the_same_optimizer() {
+    let open = |form: &str| {
+        let folder =
+            ModelFolder::open(golden(&format!("trainer_resume/sharded-{form}"))).expect(form);
+        let state = SavedOptimizer::open(&folder).expect(form);
+        (folder, state)
+    };
+    let (folder, expected) = open("torch_new");
+    for form in ["torch_legacy", "local", "olmo_core"] {
+        let (_, found) = open(form);
+        assert_eq!(found.names(), expected.names(), "{form}");
+        for parameter in folder.model_config().parameters() {
+            for name in ["exp_avg", "exp_avg_sq"] {
+                let values = |state: &SavedOptimizer| state.values(&parameter, name).expect(form);
+                assert!(values(&expected).iter().any(|value| *value != 0.0));
+                assert_eq!(values(&found), values(&expected), "{form}: {}", parameter.path);
+            }
+            assert_eq!(found.value(&parameter, "step").expect(form), Some(5.0));
+            let average = |state: &SavedOptimizer| state.value(&parameter, "grad_norm_exp_avg");
+            assert!(average(&expected).expect(form).is_some());
+            assert_eq!(average(&found).expect(form), average(&expected).expect(form));
         }
     }
 }
@@ -155,6 +204,8 @@ fn weights_are_taken_of_every_form() {
         "sharded/torch-new",
         "sharded/torch-legacy",
         "sharded/local",
+        "sharded/olmo-core",
+        "sharded/olmo-core-ddp",
     ];
     for form in forms {
         let opened = ModelFolder::open(golden(form)).expect("a model");
