@@ -21,6 +21,9 @@ use crate::values::{Piece, read_exact_at};
 
 /// Name of the list.
 const LIST: &str = "metadata.json";
+/// Where the model's tensors are, and the optimizer's.
+pub(super) const MODEL: &str = "model/";
+pub(super) const OPTIMIZER: &str = "optim/";
 
 /// Whether a folder of a checkpoint is of this form; the list or the first file may be missing.
 pub(super) fn is_there(dir: &Path, inside: &str) -> bool {
@@ -29,22 +32,29 @@ pub(super) fn is_there(dir: &Path, inside: &str) -> bool {
         .any(|name| dir.join(inside).join(name).symlink_metadata().is_ok())
 }
 
-/// The model's tensors have their own names.
-pub(super) fn of_model(name: &str) -> Option<String> {
-    Some(name.to_owned())
+/// Reads the model of the checkpoint in a folder.
+pub(super) fn open(dir: &Path, problems: &mut Vec<FolderProblem>) -> Found {
+    open_part(dir, MODEL, &|name| Some(name.to_owned()), problems)
 }
 
-/// `PARAMETER.NAME` of the optimizer's state; what there is besides is pickled and passed over.
-pub(super) fn of_optimizer(name: &str) -> Option<String> {
-    let (parameter, key) = name.strip_prefix("state.")?.rsplit_once(".__")?;
-    Some(format!("{parameter}.{key}"))
+/// Reads the state of the optimizer of the checkpoint in a folder, `PARAMETER.NAME` by its names; what
+/// there is besides is pickled and passed over.
+pub(super) fn open_optimizer(dir: &Path, problems: &mut Vec<FolderProblem>) -> Found {
+    let rename = |name: &str| {
+        let (parameter, key) = name.strip_prefix("state.")?.rsplit_once(".__")?;
+        Some(format!("{parameter}.{key}"))
+    };
+    open_part(dir, OPTIMIZER, &rename, problems)
 }
 
-/// Reads those tensors of the checkpoint in the folder `inside` of `dir` that `rename` has a name for.
-pub(super) fn open(
+/// What a tensor is called here, if it is looked for.
+type Rename<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Reads those tensors in the folder `inside` of `dir` that `rename` has a name for.
+fn open_part(
     dir: &Path,
     inside: &str,
-    rename: fn(&str) -> Option<String>,
+    rename: Rename<'_>,
     problems: &mut Vec<FolderProblem>,
 ) -> Found {
     let name = format!("{inside}{LIST}");
@@ -123,7 +133,7 @@ impl List<'_> {
         self,
         dir: &Path,
         inside: &str,
-        rename: fn(&str) -> Option<String>,
+        rename: Rename<'_>,
         problems: &mut Vec<FolderProblem>,
     ) -> Result<Found, String> {
         let mut parts = Vec::new();

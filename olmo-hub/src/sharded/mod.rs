@@ -61,8 +61,8 @@ pub(crate) fn open(dir: &Path, problems: &mut Vec<FolderProblem>) -> Option<Foun
         Some(distcp::open(dir, "", distcp::MODEL, problems))
     } else if there("model/rank0.pt") {
         Some(flat::open(dir, problems))
-    } else if listed::is_there(dir, "model/") {
-        Some(listed::open(dir, "model/", listed::of_model, problems))
+    } else if listed::is_there(dir, listed::MODEL) {
+        Some(listed::open(dir, problems))
     } else if there("rank0.pt") {
         Some(legacy::open(dir, problems))
     } else {
@@ -76,7 +76,7 @@ pub(crate) fn optimizer_in(dir: &Path) -> Option<&'static str> {
     let there = |name: &str| dir.join(name).symlink_metadata().is_ok();
     if there("model_and_optim/.metadata") {
         Some("model_and_optim")
-    } else if there("optim/rank0.pt") || listed::is_there(dir, "optim/") {
+    } else if there("optim/rank0.pt") || listed::is_there(dir, listed::OPTIMIZER) {
         Some("optim")
     } else {
         there("rank0.pt").then_some("rank0.pt")
@@ -88,8 +88,8 @@ pub(crate) fn optimizer_in(dir: &Path) -> Option<&'static str> {
 pub(crate) fn open_optimizer(dir: &Path, problems: &mut Vec<FolderProblem>) -> Option<Found> {
     Some(match optimizer_in(dir)? {
         "model_and_optim" => distcp::open(dir, "model_and_optim/", distcp::OPTIMIZER, problems),
-        "optim" if listed::is_there(dir, "optim/") => {
-            listed::open(dir, "optim/", listed::of_optimizer, problems)
+        "optim" if listed::is_there(dir, listed::OPTIMIZER) => {
+            listed::open_optimizer(dir, problems)
         }
         "optim" => flat::open_optimizer(dir, problems),
         _ => legacy::open_optimizer(dir, problems),
