@@ -186,6 +186,7 @@ impl PackedMatrix {
     }
 
     /// The panels, as the kernels take them.
+    #[cfg(feature = "flex")]
     pub(crate) fn panels(&self) -> &Panels {
         &self.panels
     }
