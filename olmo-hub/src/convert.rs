@@ -161,7 +161,7 @@ impl Source<'_> {
         match form {
             Form::HuggingFace => drop(config.transformers(out)?),
             Form::Original | Form::OriginalSafetensors | Form::HfOlmo => {
-                config.to_original(out)?;
+                config.check_original(out)?;
             }
             Form::Core => {}
         }

@@ -20,7 +20,7 @@ use crate::header::{Entry, HeaderError};
 use crate::layout::{Layout, plain_names};
 use crate::pickle::{Global, Id, Node};
 use crate::read::ModelFolder;
-use crate::sharded::{self, Tensor};
+use crate::sharded::{self, OptimizerForm, Tensor};
 use crate::torch_file::{Reader, read_with};
 use crate::torch_optimizer::{self, States};
 use crate::values::{ReadError, Source, Stored};
@@ -60,7 +60,7 @@ enum Place {
 impl SavedOptimizer {
     /// Whether a checkpoint's folder has the files that a state is read from.
     pub fn is_there(dir: &Path) -> bool {
-        dir.join(OPTIMIZER).is_file() || sharded::optimizer_in(dir).is_some()
+        dir.join(OPTIMIZER).is_file() || OptimizerForm::find(dir).is_some()
     }
 
     /// Opens the optimizer's state in the folder of a checkpoint.
@@ -81,14 +81,14 @@ impl SavedOptimizer {
             model: folder.model_config().clone(),
             states: HashMap::new(),
         };
-        let mut problems = Vec::new();
-        if !opened.path.is_file()
-            && let Some(found) = sharded::open_optimizer(dir, &mut problems)
-        {
+        let form = OptimizerForm::find(dir).filter(|_| !opened.path.is_file());
+        if let Some(form) = form {
+            let mut problems = Vec::new();
+            let found = form.open(dir, &mut problems);
             if !problems.is_empty() {
                 return Err(Error::Folder { path: dir.to_owned(), problems: Problems(problems) });
             }
-            opened.path = dir.join(sharded::optimizer_in(dir).unwrap_or_default());
+            opened.path = dir.join(form.place());
             opened.paths = found.files.iter().map(|file| dir.join(file)).collect();
             opened.states = sharded_states(found.tensors);
         } else {

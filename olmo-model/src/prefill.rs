@@ -1,8 +1,8 @@
 //! The next tokens of every row through the model, for the logits of each row's last.
 //!
-//! On the CPU a long prompt goes through in parts, since activations, some 30 times `d_model` for a
-//! token in bytes, would soon weigh more than the weights. A part is long enough that reading the
-//! weights once more for it costs a hundredth of its products. Logits are the same to the last bit.
+//! On the CPU a long prompt goes through in parts, since activations, some 40 bytes for each
+//! of `d_model` and token, would weigh more the longer it is. A part is long enough that reading the
+//! weights once more for it costs a hundredth or two of its products. Logits are the same to the last bit.
 
 use burn::tensor::Device;
 

@@ -74,8 +74,8 @@ pub fn olmo_65b() -> ModelConfig {
 }
 
 /// AI2's configuration of 20M parameters, allenai/OLMo `configs/tiny/OLMo-20M.yaml`, of which no model
-/// was released. The norms of OLMoE, before attention and without any of queries and keys, as in AI2's
-/// `DataDecide` models: no model type of transformers has it, and checkpoints are of type `hf_olmo`.
+/// was released. The norms of OLMoE, before attention and without any of queries and keys: no model
+/// type of transformers has it, and checkpoints are of type `hf_olmo`.
 pub fn olmo_20m() -> ModelConfig {
     tiny(256, 8, 8)
 }

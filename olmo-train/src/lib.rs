@@ -4,7 +4,8 @@
 //! - [`Trainer`] makes a run of it: it starts or resumes by itself, and saves so that whatever
 //!   interrupts it, the last checkpoint is whole.
 //! - [`step`] is one micro-batch's forward and backward pass, as a chain of segments.
-//! - [`checkpoint`] is a model folder, Hugging Face's where that has the model, with the trainer's state beside the weights.
+//! - [`checkpoint`] is a model folder, Hugging Face's where that has the model, with the trainer's
+//!   state beside the weights.
 //! - [`metrics`] are OLMo's, one JSON object a step; [`energy`] is part of them.
 //! - [`faults`] are steps that must not be made: what is done about them, and made again.
 //!

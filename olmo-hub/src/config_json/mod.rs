@@ -112,17 +112,24 @@ impl HfConfig {
         config.checked(problems, path)
     }
 
+    /// Whether ai2-olmo has such a model; `path` is for errors.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unexpressible`] where it has not.
+    pub(crate) fn check_original(&self, path: &Path) -> Result<()> {
+        let problems = original::misfits(&self.model);
+        if problems.is_empty() { Ok(()) } else { Err(unexpressible(path, "hf_olmo", problems)) }
+    }
+
     /// The fields of ai2-olmo's `ModelConfig` that describe this model; `path` is for errors.
     ///
     /// # Errors
     ///
-    /// [`Error::Unexpressible`] where ai2-olmo has no such model.
+    /// As [`check_original`](Self::check_original).
     pub(crate) fn to_original(&self, path: &Path) -> Result<Map<String, Value>> {
-        let problems = original::misfits(&self.model);
-        if problems.is_empty() {
-            return Ok(original::write(self));
-        }
-        Err(unexpressible(path, "hf_olmo", problems))
+        self.check_original(path)?;
+        Ok(original::write(self))
     }
 
     /// The model type of `transformers`; `path` is for errors.
@@ -140,9 +147,9 @@ impl HfConfig {
     ///
     /// # Errors
     ///
-    /// As [`to_original`](Self::to_original).
+    /// As [`check_original`](Self::check_original).
     pub(crate) fn to_hf_olmo_json(&self, path: &Path) -> Result<String> {
-        self.to_original(path)?;
+        self.check_original(path)?;
         Ok(original::flattened(self))
     }
 

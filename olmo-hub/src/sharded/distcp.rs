@@ -11,10 +11,10 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use super::{Block, Found, MAX_PIECES, Tensor, element_size, with_file};
+use super::{Block, Found, MAX_PIECES, Tensor, element_size, read_list, with_file};
 use crate::error::FolderProblem;
 use crate::header::HeaderError;
-use crate::pickle::{Global, Id, MAX_LIST_BYTES, ORDERED_DICT, Pickle};
+use crate::pickle::{Global, Id, ORDERED_DICT, Pickle};
 use crate::shards::is_plain_name;
 use crate::torch_file;
 
@@ -67,16 +67,16 @@ pub(super) fn open(
     problems: &mut Vec<FolderProblem>,
 ) -> Found {
     let metadata = format!("{inside}.metadata");
-    let listed = with_file(dir, &metadata, problems, |file| {
-        let n_bytes = file.metadata()?.len();
-        if n_bytes > MAX_LIST_BYTES as u64 {
-            let text = format!("it has {n_bytes} bytes, expected at most {MAX_LIST_BYTES}");
-            return Err(HeaderError::Problems(vec![text]));
+    let Some(bytes) = read_list(dir, &metadata, problems) else { return Found::default() };
+    let listed = list(&bytes, prefix);
+    drop(bytes);
+    let Listed { files, ends, tensors } = match listed {
+        Ok(listed) => listed,
+        Err(problem) => {
+            problems.push(FolderProblem::Damaged { file: metadata, problem });
+            return Found::default();
         }
-        let bytes = fs::read(dir.join(&metadata))?;
-        list(&bytes, prefix).map_err(|problem| HeaderError::Problems(vec![problem]))
-    });
-    let Some(Listed { files, ends, tensors }) = listed else { return Found::default() };
+    };
     if let Some(file) = files.iter().find(|file| !is_plain_name(file)) {
         problems.push(FolderProblem::EscapingFile { file: file.clone() });
         return Found::default();

@@ -12,12 +12,11 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde::Deserialize;
 
-use super::{Block, Found, MAX_PIECES, Tensor, element_size, with_file};
+use super::{Block, Found, MAX_PIECES, Tensor, element_size, read_list, with_file};
 use crate::error::FolderProblem;
-use crate::header::{Entry, Header, HeaderError};
-use crate::pickle::MAX_LIST_BYTES;
+use crate::header::{Entry, Header};
 use crate::shards::is_plain_name;
-use crate::values::{Piece, read_exact_at};
+use crate::values::Piece;
 
 /// Name of the list.
 const LIST: &str = "metadata.json";
@@ -58,17 +57,7 @@ fn open_part(
     problems: &mut Vec<FolderProblem>,
 ) -> Found {
     let name = format!("{inside}{LIST}");
-    let text = with_file(dir, &name, problems, |file| {
-        let n_bytes = file.metadata()?.len();
-        if n_bytes > MAX_LIST_BYTES as u64 {
-            let text = format!("it has {n_bytes} bytes, expected at most {MAX_LIST_BYTES}");
-            return Err(HeaderError::Problems(vec![text]));
-        }
-        let mut text = vec![0; n_bytes as usize];
-        read_exact_at(file, &mut text, 0)?;
-        Ok(text)
-    });
-    let Some(text) = text else { return Found::default() };
+    let Some(text) = read_list(dir, &name, problems) else { return Found::default() };
     let damaged = |problem| FolderProblem::Damaged { file: name.clone(), problem };
     let list = match serde_json::from_slice::<List<'_>>(&text) {
         Ok(list) => list,

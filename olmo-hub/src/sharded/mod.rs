@@ -25,10 +25,10 @@ use std::path::Path;
 
 use crate::error::FolderProblem;
 use crate::header::{Entry as FileEntry, HeaderError};
-use crate::pickle::Global;
+use crate::pickle::{Global, MAX_LIST_BYTES};
 use crate::shards::leads_out;
 use crate::torch_file::{self, Reader};
-use crate::values::Piece;
+use crate::values::{Piece, read_exact_at};
 
 /// The most runs of elements that a checkpoint may be cut into.
 const MAX_PIECES: usize = 1 << 23;
@@ -70,30 +70,52 @@ pub(crate) fn open(dir: &Path, problems: &mut Vec<FolderProblem>) -> Option<Foun
     }
 }
 
-/// Where in a folder the state of the optimizer of a sharded checkpoint is, if there is any: a folder in
-/// it, or the first of its files.
-pub(crate) fn optimizer_in(dir: &Path) -> Option<&'static str> {
-    let there = |name: &str| dir.join(name).symlink_metadata().is_ok();
-    if there("model_and_optim/.metadata") {
-        Some("model_and_optim")
-    } else if there("optim/rank0.pt") || listed::is_there(dir, listed::OPTIMIZER) {
-        Some("optim")
-    } else {
-        there("rank0.pt").then_some("rank0.pt")
-    }
+/// How a sharded checkpoint has the state of the optimizer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum OptimizerForm {
+    /// With the model, in a distributed checkpoint of torch.
+    Distributed,
+    /// As ai2-olmo-core 0.1 writes it.
+    Listed,
+    /// As ai2-olmo's `local` has it.
+    Flat,
+    /// With everything else, as ai2-olmo's `torch_legacy` has it.
+    Legacy,
 }
 
-/// The state of the optimizer in a sharded checkpoint, `PARAMETER.NAME` by its names; `None` where there
-/// is none. What is wrong with it is added to `problems`.
-pub(crate) fn open_optimizer(dir: &Path, problems: &mut Vec<FolderProblem>) -> Option<Found> {
-    Some(match optimizer_in(dir)? {
-        "model_and_optim" => distcp::open(dir, "model_and_optim/", distcp::OPTIMIZER, problems),
-        "optim" if listed::is_there(dir, listed::OPTIMIZER) => {
-            listed::open_optimizer(dir, problems)
+impl OptimizerForm {
+    /// Finds it in a folder.
+    pub(crate) fn find(dir: &Path) -> Option<Self> {
+        let there = |name: &str| dir.join(name).symlink_metadata().is_ok();
+        if there("model_and_optim/.metadata") {
+            Some(Self::Distributed)
+        } else if listed::is_there(dir, listed::OPTIMIZER) {
+            Some(Self::Listed)
+        } else if there("optim/rank0.pt") {
+            Some(Self::Flat)
+        } else {
+            there("rank0.pt").then_some(Self::Legacy)
         }
-        "optim" => flat::open_optimizer(dir, problems),
-        _ => legacy::open_optimizer(dir, problems),
-    })
+    }
+
+    /// Where in the folder it is: a folder in it, or the first of its files.
+    pub(crate) fn place(self) -> &'static str {
+        match self {
+            Self::Distributed => "model_and_optim",
+            Self::Listed | Self::Flat => "optim",
+            Self::Legacy => "rank0.pt",
+        }
+    }
+
+    /// Its tensors, `PARAMETER.NAME` by their names. What is wrong with it is added to `problems`.
+    pub(crate) fn open(self, dir: &Path, problems: &mut Vec<FolderProblem>) -> Found {
+        match self {
+            Self::Distributed => distcp::open(dir, "model_and_optim/", distcp::OPTIMIZER, problems),
+            Self::Listed => listed::open_optimizer(dir, problems),
+            Self::Flat => flat::open_optimizer(dir, problems),
+            Self::Legacy => legacy::open_optimizer(dir, problems),
+        }
+    }
 }
 
 /// Part of a tensor: a block of it, in a file where its rows follow each other.
@@ -266,6 +288,20 @@ fn with_file<T>(
         Err(HeaderError::Problems(found)) => problems.extend(found.into_iter().map(damaged)),
     }
     None
+}
+
+/// The bytes of a file that lists what is in others.
+fn read_list(dir: &Path, name: &str, problems: &mut Vec<FolderProblem>) -> Option<Vec<u8>> {
+    with_file(dir, name, problems, |file| {
+        let n_bytes = file.metadata()?.len();
+        if n_bytes > MAX_LIST_BYTES as u64 {
+            let text = format!("it has {n_bytes} bytes, expected at most {MAX_LIST_BYTES}");
+            return Err(HeaderError::Problems(vec![text]));
+        }
+        let mut bytes = vec![0; n_bytes as usize];
+        read_exact_at(file, &mut bytes, 0)?;
+        Ok(bytes)
+    })
 }
 
 /// Reads `rank0.pt`, `rank1.pt`, … of a folder, as far as they follow each other.

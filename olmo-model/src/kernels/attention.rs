@@ -87,8 +87,10 @@ pub(super) fn forward<B: Kernels>(
 ) -> FloatTensor<B> {
     let dims = Dims::new::<B>(&q, &k, span);
     let dtype = q.dtype();
-    // Out of a cache they may come narrower.
-    let (k, v) = (B::float_cast(k, dtype.into()), B::float_cast(v, dtype.into()));
+    // Out of a cache they may come narrower. To where they are already, some backends would copy them.
+    let as_queries =
+        |x: FloatTensor<B>| if x.dtype() == dtype { x } else { B::float_cast(x, dtype.into()) };
+    let (k, v) = (as_queries(k), as_queries(v));
     let q = dims.grouped::<B>(q);
     let mut outputs = Vec::new();
     for chunk in dims.chunks() {

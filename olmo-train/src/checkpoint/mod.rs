@@ -1,9 +1,10 @@
 //! Checkpoints of a run: where they are, and what is in one.
 //!
 //! `checkpoints/stepN-tokensM/` is a Hugging Face model folder in f32, which any tool reads, or that of
-//! ai2-olmo's `hf_olmo` where transformers has no such model, with `train/` beside the weights: `state.json`, `optimizer.safetensors`, and `manifest.json` with the
-//! SHA-256 of every file. A folder gets its name only when all of it is on the disk, and loses it
-//! before its files, so one that is there is whole, unless a disk has damaged it since.
+//! ai2-olmo's `hf_olmo` where transformers has no such model, with `train/` beside the weights:
+//! `state.json`, `optimizer.safetensors`, and `manifest.json` with the SHA-256 of every file. A folder
+//! gets its name only when all of it is on the disk, and loses it before its files, so one that is there
+//! is whole, unless a disk has damaged it since.
 
 mod data_identity;
 mod find;
