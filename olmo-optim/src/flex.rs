@@ -64,14 +64,7 @@ impl HostTensor {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn tensor(values: &[f32]) -> Tensor<1> {
-        Tensor::from_floats(values, &Device::flex())
-    }
-
-    fn values(tensor: Tensor<1>) -> Vec<f32> {
-        tensor.into_data().try_into_vec().unwrap()
-    }
+    use crate::fixtures::{tensor, values};
 
     #[test]
     fn a_unique_tensor_keeps_its_buffer() {

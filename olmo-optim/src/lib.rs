@@ -61,6 +61,8 @@ mod batch_warmup;
 mod clip;
 mod error;
 mod fit;
+#[cfg(all(test, feature = "flex"))]
+mod fixtures;
 #[cfg(feature = "flex")]
 mod flex;
 mod groups;

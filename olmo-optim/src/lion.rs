@@ -154,17 +154,8 @@ impl LionW {
 #[cfg(feature = "flex")]
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
-
     use super::*;
-
-    fn tensor(values: &[f32]) -> Tensor<1> {
-        Tensor::from_floats(values, &Device::flex())
-    }
-
-    fn values(tensor: Tensor<1>) -> Vec<f32> {
-        tensor.into_data().try_into_vec().unwrap()
-    }
+    use crate::fixtures::{tensor, values};
 
     #[test]
     fn every_element_moves_by_the_rate_and_none_without_a_gradient() {

@@ -1,6 +1,7 @@
 //! Tests that need no reference; see tests/golden.rs for those against torch.
 
 use super::*;
+use crate::fixtures::tensor;
 use crate::flex::HostTensor;
 
 /// Longer than the chunks of the pass in place, and not a multiple of them or of a vector.
@@ -18,10 +19,6 @@ fn values(seed: u64, length: usize) -> Vec<f32> {
         if next() < 0.05 { 0.0 } else { sign * 10_f32.powi(exponent) }
     };
     (0..length).map(|_| value()).collect()
-}
-
-fn tensor(values: &[f32]) -> Tensor<1> {
-    Tensor::from_floats(values, &Device::flex())
 }
 
 fn bits(tensor: Tensor<1>) -> Vec<u32> {

@@ -209,13 +209,8 @@ fn chunk_sum_of_squares(values: &[f32]) -> f64 {
 #[cfg(feature = "flex")]
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
-
     use super::*;
-
-    fn tensor(values: &[f32]) -> Tensor<1> {
-        Tensor::from_floats(values, &Device::flex())
-    }
+    use crate::fixtures::tensor;
 
     #[test]
     fn the_norm_is_over_all_tensors() {

@@ -225,14 +225,7 @@ mod tests {
     use burn::tensor::Device;
 
     use super::*;
-
-    fn tensor(values: &[f32]) -> Tensor<1> {
-        Tensor::from_floats(values, &Device::flex())
-    }
-
-    fn values(tensor: Tensor<1>) -> Vec<f32> {
-        tensor.into_data().try_into_vec().unwrap()
-    }
+    use crate::fixtures::{tensor, values};
 
     fn muon() -> Muon {
         Muon::new(&MuonConfig::default(), &AdamWConfig::default(), [("w", [2, 3])]).unwrap()

@@ -28,20 +28,13 @@ fn tokens(folder: &Path) -> PathBuf {
         "--out",
         &at("tokenizer.json"),
     ]);
-    let report = json_of([
-        "data",
-        "tokenize",
-        &at("documents.jsonl"),
-        "--tokenizer",
-        &at("tokenizer.json"),
-        "--out",
-        &at("tokens"),
-        "--by-file",
-        "--skip-bad-rows",
-        "--max-tokens-per-file",
-        "500",
-        "--json",
-    ]);
+    let [documents, made, out] = ["documents.jsonl", "tokenizer.json", "tokens"].map(at);
+    let tokenize = |report: &[&str]| {
+        let inputs = ["data", "tokenize", &documents, "--tokenizer", &made, "--out", &out];
+        let options = ["--by-file", "--skip-bad-rows", "--max-tokens-per-file", "500"];
+        stdout([&inputs[..], &options[..], report].concat())
+    };
+    let report: Value = serde_json::from_str(&tokenize(&["--json"])).unwrap();
     assert_eq!((&report["n_documents"], &report["n_bad_rows"]), (&json!(120), &json!(1)));
     assert!(
         fs::read_to_string(folder.join("tokens/part-0-rejected.jsonl"))
@@ -49,19 +42,7 @@ fn tokens(folder: &Path) -> PathBuf {
             .contains("\"line\":121")
     );
     // Once more, it has nothing left to do.
-    stdout([
-        "data",
-        "tokenize",
-        &at("documents.jsonl"),
-        "--tokenizer",
-        &at("tokenizer.json"),
-        "--out",
-        &at("tokens"),
-        "--by-file",
-        "--skip-bad-rows",
-        "--max-tokens-per-file",
-        "500",
-    ]);
+    tokenize(&[]);
     tokenizer
 }
 
