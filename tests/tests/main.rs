@@ -3,6 +3,7 @@
 mod batch_warmup;
 mod chain;
 mod checkpoints;
+mod core_trainer;
 mod curve;
 mod data;
 mod fault_rules;
