@@ -67,6 +67,16 @@ pub enum Error {
         /// What was asked for.
         found: String,
     },
+    /// A device has no arithmetic in a dtype; what it would compute is not to be trusted.
+    #[error("{device} does not compute in {dtype}, expected {}", supported.join(" or "))]
+    Dtype {
+        /// The dtype asked for.
+        dtype: &'static str,
+        /// The device, as burn names it.
+        device: String,
+        /// Those that would work.
+        supported: Vec<&'static str>,
+    },
     /// The logits are not numbers, so no token can be chosen.
     #[error("the logits of the next token are not finite: the weights or the input are damaged")]
     NonFiniteLogits,

@@ -9,6 +9,7 @@ use crate::attention::{Attention, AttentionShape};
 use crate::block::{Block, BlockFeedForward};
 use crate::cache::KvCache;
 use crate::config::{FeedForwardConfig, ModelConfig};
+use crate::dtype::check_dtype;
 use crate::error::Error;
 use crate::feed_forward::FeedForward;
 use crate::linear::{Embedding, Linear, Matrix, MatrixForm};
@@ -55,7 +56,8 @@ impl Transformer {
     ///
     /// # Errors
     ///
-    /// Whatever `source` returns, and [`Error::Config`] where the configuration is unsound.
+    /// Whatever `source` returns, and [`Error::Config`] where the configuration is unsound;
+    /// [`Error::Dtype`] where the device does not compute in the dtype of a value.
     ///
     /// # Panics
     ///
@@ -314,6 +316,7 @@ impl<E: From<Error>, S: FnMut(&Parameter, Range<usize>) -> Result<TensorData, E>
             data = data.convert_dtype(DType::F32);
         }
         let dtype = data.dtype();
+        check_dtype(self.device, dtype)?;
         let value = Tensor::from_data(data, (self.device, dtype));
         Ok(Param::initialized(ParamId::new(), value))
     }

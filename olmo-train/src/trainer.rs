@@ -66,6 +66,7 @@ impl Trainer {
     /// Any [`Error`] but [`Error::NonFinite`]: files that are missing, damaged or of another run;
     /// [`Error::InUse`] where another process trains in the folder.
     pub fn new(mut config: TrainConfig, device: &Device) -> Result<Self, Error> {
+        config.precision.check(device)?;
         let checkpoints = config.save_folder.join("checkpoints");
         fs::create_dir_all(&checkpoints)
             .map_err(|source| Error::Io { path: checkpoints.clone(), source })?;

@@ -4,12 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use burn::tensor::Device;
 use clap::{Args, ValueEnum};
 use olmo_data::Tokenizer;
 #[cfg(feature = "net")]
 use olmo_hub::hub::{self, Repo};
 use olmo_hub::{Dtype, ModelFolder};
-use olmo_model::{Quantization, Transformer};
+use olmo_model::{Quantization, Transformer, check_dtype};
 
 use crate::device::DeviceName;
 #[cfg(feature = "net")]
@@ -18,7 +19,8 @@ use crate::interrupt::Interrupt;
 /// How the weights of a model are held while it runs.
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct Weights {
-    /// What to hold weights in and compute in; `auto` is the dtype of the files, bf16 halves the memory
+    /// What to hold weights in and compute in; `auto` is the dtype of the files, or f32 where the device
+    /// does not compute in it; bf16 halves the memory
     #[arg(long, value_enum, default_value = "f32")]
     dtype: ComputeDtype,
     /// Hold weights in 8 or 4 bits and multiply them with activations in 8 bits, on the CPU;
@@ -58,13 +60,16 @@ impl Weights {
         self.quantize.map(Into::into)
     }
 
-    /// What a model of this folder computes in.
-    pub(crate) fn dtype(self, folder: &ModelFolder) -> Dtype {
+    /// What a model of this folder computes in on a device.
+    fn dtype(self, folder: &ModelFolder, device: &Device) -> Dtype {
         match (self.quantize, self.dtype) {
             (Some(_), _) | (None, ComputeDtype::F32) => Dtype::F32,
             (None, ComputeDtype::Bf16) => Dtype::Bf16,
             (None, ComputeDtype::F16) => Dtype::F16,
-            (None, ComputeDtype::Auto) => folder.stored_dtype(),
+            (None, ComputeDtype::Auto) => {
+                let stored = folder.stored_dtype();
+                if check_dtype(device, stored.into()).is_ok() { stored } else { Dtype::F32 }
+            }
         }
     }
 }
@@ -136,7 +141,7 @@ pub(crate) fn load(
     let bar = crate::progress::open_ended("loading the model");
     let model = match weights.quantization() {
         Some(quantization) => folder.load_quantized(&device, quantization)?,
-        None => folder.load_to_run(&device, Some(weights.dtype(folder)))?,
+        None => folder.load_to_run(&device, Some(weights.dtype(folder, &device)))?,
     };
     bar.finish_and_clear();
     Ok(model)

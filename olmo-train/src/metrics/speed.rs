@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use burn::tensor::{Device, Distribution, FloatDType, Tensor};
+use burn::tensor::{Device, Distribution, Tensor};
 use olmo_model::ModelConfig;
 use olmo_model::flops::Costs;
 use serde::{Deserialize, Serialize};
@@ -92,12 +92,10 @@ impl Speedometer {
 pub fn measure_peak_flops(device: &Device, precision: Precision) -> f64 {
     let is_cpu = format!("{device:?}").to_lowercase().contains("flex");
     let n: usize = if is_cpu { 1024 } else { 4096 };
-    let dtype = match precision {
-        Precision::F32 => FloatDType::F32,
-        Precision::AmpBf16 => FloatDType::BF16,
+    let random = || {
+        Tensor::<2>::random([n, n], Distribution::Uniform(-1.0, 1.0), device)
+            .cast(precision.dtype())
     };
-    let random =
-        || Tensor::<2>::random([n, n], Distribution::Uniform(-1.0, 1.0), device).cast(dtype);
     let (a, b) = (random(), random());
     let mut best = f64::INFINITY;
     for _ in 0..4 {

@@ -7,7 +7,7 @@ use olmo_model::block::Block;
 use olmo_model::linear::Embedding;
 use olmo_model::{Labels, LossValues, Positions, RouterLosses, Transformer, token_tensor, walk};
 
-use super::{ActivationCosts, Gradients, Precision, StepOptions};
+use super::{ActivationCosts, Gradients, StepOptions};
 
 /// What a segment leaves behind for its backward pass.
 #[allow(clippy::large_enum_variant, reason = "a step saves a few dozen")]
@@ -76,10 +76,7 @@ struct Chain<'a> {
 
 impl Chain<'_> {
     fn dtype(&self) -> FloatDType {
-        match self.options.precision {
-            Precision::F32 => FloatDType::F32,
-            Precision::AmpBf16 => FloatDType::BF16,
-        }
+        self.options.precision.dtype()
     }
 
     fn embed(&self, tokens: Tensor<2, Int>) -> Tensor<3> {

@@ -15,7 +15,8 @@ mod chain;
 mod clip;
 mod gradients;
 
-use olmo_model::RouterWeights;
+use burn::tensor::{Device, FloatDType};
+use olmo_model::{RouterWeights, check_dtype};
 use serde::{Deserialize, Serialize};
 
 pub use activations::{ActivationCosts, Activations};
@@ -50,4 +51,23 @@ pub enum Precision {
     F32,
     /// Weights and activations in bf16; norms, softmax and loss inside in f32.
     AmpBf16,
+}
+
+impl Precision {
+    /// What products are computed in.
+    pub fn dtype(self) -> FloatDType {
+        match self {
+            Self::F32 => FloatDType::F32,
+            Self::AmpBf16 => FloatDType::BF16,
+        }
+    }
+
+    /// Whether a device computes so.
+    ///
+    /// # Errors
+    ///
+    /// [`olmo_model::Error::Dtype`] where it does not.
+    pub fn check(self, device: &Device) -> Result<(), olmo_model::Error> {
+        check_dtype(device, self.dtype().into())
+    }
 }

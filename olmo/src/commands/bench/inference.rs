@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
+use burn::tensor::DType;
 use clap::Args;
-use olmo_hub::{Dtype, ModelFolder};
+use olmo_hub::ModelFolder;
 use olmo_model::{
     Costs, MatrixForm, ModelConfig, Parameter, Quantization, Role, Sampling, Transformer,
 };
@@ -156,9 +157,9 @@ impl ModelArgs {
         counts: impl Fn(&Parameter) -> bool,
     ) -> u64 {
         let config = folder.model_config();
-        let dtype = self.weights.dtype(folder);
+        let dtype = model.dtype();
         // What is laid out for the CPU to compute in f32 stays in the dtype of the file.
-        let stays = dtype == Dtype::F32 && model.form() == MatrixForm::Packed;
+        let stays = dtype == DType::F32 && model.form() == MatrixForm::Packed;
         let parameters = config.parameters().into_iter();
         let bytes = parameters.filter(counts).map(|parameter| {
             let n = parameter.n_elements() as u64;

@@ -142,6 +142,8 @@ impl Train {
 
     fn measure(&self, device: &Device) -> Result<Report> {
         let config = self.config()?;
+        let options = self.options(self.micro_batch * (self.seq_len - 1));
+        options.precision.check(device)?;
         let n_tokens = self.micro_batch * self.seq_len;
         let init = InitConfig::Mitchell { cutoff: None, embedding_std: None };
         let mut run = Run {
@@ -150,7 +152,7 @@ impl Train {
             // Any tokens do: a step's cost does not depend on which they are.
             tokens: (0..n_tokens).map(|i| (i * 7919 % config.vocab_size) as u32).collect(),
             seq_len: self.seq_len,
-            options: self.options(n_tokens - self.micro_batch),
+            options,
         };
         run.step()?;
         let start = Instant::now();
