@@ -38,12 +38,23 @@ impl FromStr for PathRule {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        match text.split_once('=') {
-            Some((from, to)) if !from.is_empty() => {
-                Ok(Self { from: from.to_owned(), to: to.to_owned() })
-            }
-            _ => Err(Error::PathRule { found: text.to_owned() }),
+        let (from, to) =
+            text.split_once('=').ok_or_else(|| Error::PathRule { found: text.to_owned() })?;
+        Self::new(from, to)
+    }
+}
+
+impl PathRule {
+    /// A rule: a beginning of paths, and what stands in its place.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::PathRule`] where the beginning is empty, which every path has.
+    pub fn new(from: &str, to: &str) -> Result<Self> {
+        if from.is_empty() {
+            return Err(Error::PathRule { found: format!("{from}={to}") });
         }
+        Ok(Self { from: from.to_owned(), to: to.to_owned() })
     }
 }
 
