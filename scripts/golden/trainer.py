@@ -13,12 +13,12 @@ What is patched, and why:
 The YAML files say `auxiliary_loss_multiplier: 1e-5`; the trainer never reads it and uses 1e-4.
 
 The run `rms` is that of AI2's configuration of 20M parameters, and has evaluators: `eval.<name>` holds what each
-`Trainer.eval` says of a metric, one value a measurement, in the steps `eval_steps`. Tasks (`type: downstream`) are left
-out, which need data of the Hub. `eval_batches.<label>` are the instances of each batch of an evaluator, -1 where a batch
-has fewer, by their numbers in the concatenated files.
+`Trainer.eval` says of a metric, one value a measurement, in the steps `eval_steps`. A dataset without an instance has no
+metric. Tasks (`type: downstream`) are left out, which need data of the Hub. `eval_batches.<label>` are the instances of
+each batch of an evaluator, -1 where a batch has fewer, by their numbers in the concatenated files.
 
 Usage: python scripts/golden/trainer.py
-Writes tests/golden/trainer/{olmo,olmo2,rms}.{yaml,safetensors}, tokens.npy and validation-{a,b}.npy.
+Writes tests/golden/trainer/{olmo,olmo2,rms}.{yaml,safetensors}, tokens.npy and validation-{a,b,c,short}.npy.
 """
 
 import json
@@ -127,10 +127,11 @@ data:
 NO_EVALUATION = "eval_interval: ${save_interval}\ndevice_eval_batch_size: ${device_train_microbatch_size}\n"
 EVALUATION = """\
 eval_interval: 40
-eval_subset_num_batches: -1
+eval_subset_num_batches: 2
 device_eval_batch_size: ${device_train_microbatch_size}
 evaluators:
   - label: all-small-ppl-validation
+    subset_num_batches: 0
     data:
       num_workers: 0
       drop_last: true
@@ -154,12 +155,23 @@ evaluators:
           - validation-b.npy
   - label: whole
     type: lm
+    subset_num_batches: -1
     device_eval_batch_size: 100
     data:
       num_workers: 0
       drop_last: true
       paths:
         - validation-b.npy
+  - label: first-two
+    data:
+      num_workers: 0
+      drop_last: true
+      memmap_dtype: uint32
+      datasets:
+        wide:
+          - validation-c.npy
+        short:
+          - validation-short.npy
 
   - label: piqa
     type: downstream
@@ -293,6 +305,10 @@ def main() -> None:
         # What is left of a file after its last instance is not measured.
         np.append(tokens(n_instances, SEED + 1 + i), np.arange(5, dtype="<u2")).tofile(validation)
         record(validation, __file__, ["ai2-olmo"], SEED + 1 + i, "input")
+    for name, values in (("c", tokens(11, SEED + 3)), ("short", np.arange(SEQ - 1))):
+        validation = folder / f"validation-{name}.npy"
+        values.astype("<u4").tofile(validation)
+        record(validation, __file__, ["ai2-olmo"], SEED + 3 if name == "c" else None, "input")
     dist.init_process_group("gloo")
     for name, fields in RUNS.items():
         path = folder / f"{name}.yaml"
