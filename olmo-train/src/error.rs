@@ -89,6 +89,29 @@ pub enum Error {
         /// What went wrong.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The files of a set that is measured cannot be read.
+    #[error("evaluator {label}: {source}")]
+    Evaluator {
+        /// The evaluator.
+        label: String,
+        /// What is wrong.
+        source: olmo_data::Error,
+    },
+    /// The loss of an instance that is measured is no number.
+    #[error(
+        "evaluator {label}: the loss of instance {instance} of {} is {loss}, expected a number; go on from an earlier checkpoint",
+        path.display()
+    )]
+    NonFiniteScore {
+        /// The evaluator.
+        label: String,
+        /// The file.
+        path: PathBuf,
+        /// The instance in the file, from 0.
+        instance: usize,
+        /// Its loss.
+        loss: f64,
+    },
     /// Nothing of a batch is to be learnt.
     #[error(
         "no token of the batch of step {step} counts as a label, so there is no loss: label masks or the instance filter leave all of them out"

@@ -38,6 +38,7 @@ pub mod error;
 pub mod evaluation;
 pub mod faults;
 pub mod metrics;
+pub mod missing;
 pub mod observer;
 pub mod official;
 pub mod publish;

@@ -6,12 +6,12 @@ pub mod tensorboard;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use olmo_hub::write_atomic;
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 pub(crate) use self::parameters::ParameterMetrics;
 pub(crate) use self::speed::Speedometer;
@@ -148,20 +148,61 @@ impl MetricsFile {
             #[serde(flatten)]
             scores: &'a BTreeMap<String, f64>,
         }
-        let io = |source| Error::Io { path: self.path.clone(), source };
-        let line = Line { metrics, scores };
-        let mut text = serde_json::to_string(&line).map_err(|error| io(error.into()))?;
-        text.push('\n');
-        self.file.write_all(text.as_bytes()).map_err(io)?;
+        let text = line(&Line { metrics, scores }).map_err(self.io())?;
+        self.file.write_all(text.as_bytes()).map_err(self.io())?;
+        if self.board.is_none() {
+            return Ok(());
+        }
+        let fields = serde_json::from_str(&text).map_err(|error| self.io()(error.into()))?;
+        self.draw(metrics.step, &fields)
+    }
+
+    /// Adds what is measured of a step that was made before the file was opened: to its line where that
+    /// is the last, and else in one of its own, as where the step is of another run.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub(crate) fn amend(&mut self, step: u64, scores: &BTreeMap<String, f64>) -> Result<(), Error> {
+        let old = fs::read_to_string(&self.path).map_err(self.io())?;
+        let last = old.split_inclusive('\n').next_back().filter(|last| step_of(last) == Some(step));
+        let last = last.unwrap_or_default();
+        let of_step = || [("step".to_owned(), step.into())].into_iter().collect();
+        let mut fields: Map<String, Value> =
+            serde_json::from_str(last).unwrap_or_else(|_| of_step());
+        let scores: Map<String, Value> =
+            scores.iter().map(|(name, score)| (name.clone(), (*score).into())).collect();
+        fields.extend(scores.clone());
+        let text = line(&fields).map_err(self.io())?;
+        let before = &old[..old.len() - last.len()];
+        write_atomic(&self.path, |file| {
+            file.put(before.as_bytes())?;
+            file.put(text.as_bytes())
+        })?;
+        self.file = OpenOptions::new().append(true).open(&self.path).map_err(self.io())?;
+        self.draw(step, &scores)
+    }
+
+    /// Writes to TensorBoard's files what of the fields of a step is a measurement.
+    fn draw(&mut self, step: u64, fields: &Map<String, Value>) -> Result<(), Error> {
+        let io = self.io();
         let Some(board) = &mut self.board else { return Ok(()) };
-        let fields: BTreeMap<String, Value> =
-            serde_json::from_str(&text).map_err(|error| io(error.into()))?;
         let scalars = fields
             .iter()
             .filter(|(name, _)| name.contains('/'))
             .map(|(name, value)| (name.as_str(), value.as_f64().unwrap_or(f64::NAN)));
-        board.append(metrics.step, scalars).map_err(io)
+        board.append(step, scalars).map_err(io)
     }
+
+    fn io(&self) -> impl Fn(io::Error) -> Error + use<> {
+        let path = self.path.clone();
+        move |source| Error::Io { path: path.clone(), source }
+    }
+}
+
+/// A line of the file.
+fn line(fields: &impl Serialize) -> io::Result<String> {
+    Ok(serde_json::to_string(fields)? + "\n")
 }
 
 fn step_of(line: &str) -> Option<u64> {
@@ -242,5 +283,39 @@ mod tests {
         assert_eq!(serde_json::from_str::<StepMetrics>(last).expect("ours"), metrics(4));
         assert!(last.contains("\"train/CrossEntropyLoss\":1.5"));
         assert!(last.contains("\"eval/held-out/CrossEntropyLoss\":2.5"));
+    }
+
+    #[test]
+    fn what_is_measured_of_a_step_before_joins_its_line() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("metrics.jsonl");
+        let scores = |loss| BTreeMap::from([("eval/held-out/CrossEntropyLoss".to_owned(), loss)]);
+        let mut file = MetricsFile::open_after(&path, 0).expect("new");
+        (1..=3).for_each(|step| file.append(&metrics(step), &BTreeMap::new()).expect("writable"));
+        // Twice, as where the run is started twice without a step.
+        for loss in [2.5, 2.5] {
+            let mut file = MetricsFile::open_after(&path, 3).expect("there");
+            file.amend(3, &scores(loss)).expect("writable");
+        }
+        let mut file = MetricsFile::open_after(&path, 3).expect("there");
+        file.append(&metrics(4), &scores(2.0)).expect("writable");
+        let text = fs::read_to_string(&path).expect("there");
+        let steps: Vec<_> = text.split_inclusive('\n').map(step_of).collect();
+        assert_eq!(steps, [Some(1), Some(2), Some(3), Some(4)]);
+        let third = text.lines().nth(2).expect("four lines");
+        assert_eq!(serde_json::from_str::<StepMetrics>(third).expect("ours"), metrics(3));
+        assert!(third.contains("\"eval/held-out/CrossEntropyLoss\":2.5"), "{third}");
+
+        // A step of another run has no line here.
+        let other = folder.path().join("other.jsonl");
+        let mut file = MetricsFile::open_after(&other, 7).expect("new");
+        file.amend(7, &scores(2.5)).expect("writable");
+        file.append(&metrics(8), &BTreeMap::new()).expect("writable");
+        let text = fs::read_to_string(&other).expect("there");
+        let first = text.lines().next().expect("two lines");
+        let first: Value = serde_json::from_str(first).expect("ours");
+        let expected = serde_json::json!({"step": 7, "eval/held-out/CrossEntropyLoss": 2.5});
+        assert_eq!(first, expected);
+        assert_eq!(text.lines().count(), 2);
     }
 }

@@ -20,8 +20,9 @@ pub trait Observer {
         let _ = metrics;
     }
 
-    /// Measures the model at a step of `eval_interval`, and at the last one. What it gives stands in
-    /// the step's metrics, under its names.
+    /// Measures what the trainer does not, such as documents, at a step of `eval_interval`, at the last
+    /// one, and with `eval_on_load` where the run goes on. What it gives stands in the step's metrics,
+    /// under its names.
     ///
     /// # Errors
     ///
@@ -31,7 +32,7 @@ pub trait Observer {
         Ok(BTreeMap::new())
     }
 
-    /// What [`evaluate`](Self::evaluate) gave, which is written.
+    /// What the trainer measured and [`evaluate`](Self::evaluate) gave, which is written.
     fn on_scores(&mut self, step: u64, scores: &BTreeMap<String, f64>) {
         let _ = (step, scores);
     }

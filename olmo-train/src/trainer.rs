@@ -1,6 +1,7 @@
 //! The loop: batches in, steps made, checkpoints and metrics out.
 
-use std::collections::BTreeMap;
+mod measure;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,8 +19,10 @@ use crate::checkpoint::{
 use crate::config::{Position, TrainConfig};
 use crate::data::{self, OpenData};
 use crate::error::Error;
+use crate::evaluation::TokenSets;
 use crate::faults::Faults;
 use crate::metrics::{MetricsFile, ParameterMetrics, Speedometer, StepMetrics};
+use crate::missing;
 use crate::observer::{Observer, Outcome};
 use crate::start::{self, Start, lock};
 use crate::step::{Clipping, Gradients, batch_gradients, clip};
@@ -40,6 +43,10 @@ pub struct Trainer {
     of_parameters: ParameterMetrics,
     speedometer: Speedometer,
     faults: Faults,
+    /// What is measured on the way.
+    sets: TokenSets,
+    /// Whether the run is yet to be measured where it begins.
+    measures_on_load: bool,
     /// Averages of gradient norms, which adaptive clipping goes by.
     averages: AdaptiveClip,
     /// Where a warmup was put into the schedule.
@@ -67,6 +74,7 @@ impl Trainer {
     /// [`Error::InUse`] where another process trains in the folder.
     pub fn new(mut config: TrainConfig, device: &Device) -> Result<Self, Error> {
         config.precision.check(device)?;
+        missing::check(&config)?;
         let checkpoints = config.save_folder.join("checkpoints");
         fs::create_dir_all(&checkpoints)
             .map_err(|source| Error::Io { path: checkpoints.clone(), source })?;
@@ -116,6 +124,8 @@ impl Trainer {
             of_parameters: ParameterMetrics::new(&config),
             speedometer,
             faults: Faults::new(config.faults, start.spikes)?,
+            sets: TokenSets::open(&config)?,
+            measures_on_load: config.eval_on_load,
             total_tokens,
             saver: Saver::new(checkpoints, config.save_rules(), config.save_async, newest),
             averages: start.averages,
@@ -181,6 +191,7 @@ impl Trainer {
     ) -> Result<Outcome, Error> {
         let rules = self.config.save_rules();
         observer.on_start(self.global_step, self.last_step);
+        self.measure_on_load(observer, stop)?;
         while self.global_step < self.last_step {
             if stop.load(Ordering::Relaxed) {
                 self.save_at_the_end(observer)?;
@@ -190,7 +201,7 @@ impl Trainer {
             if let Some(notice) = self.faults.take_notice() {
                 observer.on_skip(&notice);
             }
-            let scores = self.evaluate(observer)?;
+            let scores = self.measure_if_due(observer, stop)?;
             let mut measured = self.of_parameters.take();
             measured.extend(scores.clone());
             self.metrics.append(&metrics, &measured)?;
@@ -221,15 +232,6 @@ impl Trainer {
         let (step, tokens) = (metrics.step, metrics.total_tokens);
         let is_warm = self.config.is_warm_at(Position { step, tokens_before: tokens, tokens });
         is_warm && loss > factor * self.least_loss
-    }
-
-    fn evaluate(&self, observer: &mut dyn Observer) -> Result<BTreeMap<String, f64>, Error> {
-        let step = self.global_step;
-        let Some(interval) = self.config.eval_interval else { return Ok(BTreeMap::new()) };
-        if !step.is_multiple_of(interval) && step != self.last_step {
-            return Ok(BTreeMap::new());
-        }
-        observer.evaluate(step, self.model()).map_err(|source| Error::Evaluation { step, source })
     }
 
     /// One step: gradients of the whole batch, clipping, update.

@@ -57,6 +57,7 @@ fn is_runtime(error: &(dyn StdError + 'static)) -> bool {
     if let Some(error) = error.downcast_ref::<olmo_train::Error>() {
         return match error {
             olmo_train::Error::NonFinite { .. }
+            | olmo_train::Error::NonFiniteScore { .. }
             | olmo_train::Error::Spike { .. }
             | olmo_train::Error::InUse { .. } => true,
             olmo_train::Error::Data(error) => is_runtime_data(error),

@@ -95,6 +95,14 @@ impl Golden {
         self.ints(name).into_iter().map(|id| u32::try_from(id).expect("an id")).collect()
     }
 
+    /// Names of all tensors, sorted.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> =
+            self.tensors().names().into_iter().map(ToString::to_string).collect();
+        names.sort();
+        names
+    }
+
     /// Shape of a tensor.
     pub fn shape(&self, name: &str) -> Vec<usize> {
         self.tensors().tensor(name).expect(name).shape().to_vec()

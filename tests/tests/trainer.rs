@@ -1,15 +1,19 @@
 //! A hundred steps of ai2-olmo's own `Trainer`, and a hundred of ours from the same configuration file,
 //! token file and weights; official configurations are read.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use burn::tensor::Device;
+use olmo_data::rng::torch_permutation;
 use olmo_hub::{Dtype, HfExport, Special};
 use olmo_model::presets;
 use olmo_tests::{Golden, golden, hf_name, relative_difference, root, weights};
+use olmo_train::evaluation::EvaluatorConfig;
 use olmo_train::official::{self, Translation};
 use olmo_train::{Error, Observer, StepMetrics, TrainConfig, Trainer};
+use serde_json::Value;
 
 /// Largest relative difference of a step's loss and z-loss. Measured: 3e-7.
 const LOSS: f64 = 1e-6;
@@ -20,40 +24,61 @@ const RATE: f64 = 1e-12;
 /// Of a parameter after the last step.
 const WEIGHTS: f64 = 1e-4;
 
+/// Of the loss that an evaluator measures. Measured: 1e-7.
+const EVALUATORS: f64 = 1e-6;
+
 #[derive(Default)]
-struct Steps(Vec<StepMetrics>);
+struct Steps {
+    metrics: Vec<StepMetrics>,
+    scores: Vec<(u64, BTreeMap<String, f64>)>,
+}
 
 impl Observer for Steps {
     fn on_step(&mut self, metrics: &StepMetrics) {
-        self.0.push(*metrics);
+        self.metrics.push(*metrics);
     }
+
+    fn on_scores(&mut self, step: u64, scores: &BTreeMap<String, f64>) {
+        self.scores.push((step, scores.clone()));
+    }
+}
+
+/// A run of the trainer's configuration and token files in a folder, from the trainer's own weights.
+fn trainer(name: &str, folder: &Path, overrides: &[&str]) -> Trainer {
+    let start = folder.join("start");
+    if !start.exists() {
+        let golden_run = Golden::open(&format!("trainer/{name}.safetensors"));
+        let export = HfExport::new(Special::default(), Dtype::F32);
+        std::fs::create_dir(&start).expect("writable");
+        olmo_hub::save(&golden_run.model("initial.", &Device::flex()), &export, &start)
+            .expect("saves");
+    }
+    let validation = golden("trainer/validation-");
+    let mut all = vec![
+        format!("data.paths=[{}]", golden("trainer/tokens.npy").display()),
+        format!("save_folder={}", folder.join("run").display()),
+        format!("path_map={{validation-: {}}}", validation.display()),
+        "compat=olmo".to_owned(),
+        "save_async=false".to_owned(),
+    ];
+    all.extend(overrides.iter().map(ToString::to_string));
+    let file = golden(&format!("trainer/{name}.yaml"));
+    let mut config = TrainConfig::read(&file, &all).expect("an official configuration");
+    config.load_path = Some(start);
+    Trainer::new(config, &Device::flex()).expect("starts")
 }
 
 fn follow(name: &str) {
     let golden_run = Golden::open(&format!("trainer/{name}.safetensors"));
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let start = folder.path().join("start");
-    let export = HfExport::new(Special::default(), Dtype::F32);
-    std::fs::create_dir(&start).expect("writable");
-    olmo_hub::save(&golden_run.model("initial.", &Device::flex()), &export, &start).expect("saves");
-
-    let overrides = [
-        format!("data.paths=[{}]", golden("trainer/tokens.npy").display()),
-        format!("save_folder={}", folder.path().join("run").display()),
-        "compat=olmo".to_owned(),
-        "save_async=false".to_owned(),
-    ];
-    let file = golden(&format!("trainer/{name}.yaml"));
-    let mut config = TrainConfig::read(&file, &overrides).expect("an official configuration");
-    config.load_path = Some(start);
-    let mut trainer = Trainer::new(config, &Device::flex()).expect("starts");
+    let mut trainer = trainer(name, folder.path(), &[]);
     let mut steps = Steps::default();
     trainer.run(&mut steps, &AtomicBool::new(false)).expect("runs");
 
-    assert_eq!(steps.0.len(), 100);
+    assert_eq!(steps.metrics.len(), 100);
     let expected = |quantity: &str| golden_run.floats(quantity);
     let columns = [expected("loss"), expected("z_loss"), expected("grad_norm"), expected("lr")];
-    for (i, metrics) in steps.0.iter().enumerate() {
+    for (i, metrics) in steps.metrics.iter().enumerate() {
         let z_loss = metrics.z_loss.expect("there is a z-loss");
         let found = [metrics.cross_entropy, z_loss, metrics.total_grad_norm, metrics.learning_rate];
         for (j, tolerance) in [LOSS, LOSS, GRAD_NORM, RATE].into_iter().enumerate() {
@@ -72,6 +97,66 @@ fn follow(name: &str) {
         let off = relative_difference(&values, &expected);
         assert!(off <= WEIGHTS, "{name}: {path} after the last step: {off:e}");
     }
+    check_scores(&golden_run, &steps.scores);
+}
+
+/// That the trainer's evaluators were measured at the same steps, with the same losses, and nothing else.
+fn check_scores(golden_run: &Golden, scores: &[(u64, BTreeMap<String, f64>)]) {
+    let mut names = golden_run.names();
+    names.retain(|name| name.starts_with("eval."));
+    if names.is_empty() {
+        assert!(scores.is_empty());
+        return;
+    }
+    let steps: Vec<i64> = scores.iter().map(|(step, _)| step.cast_signed()).collect();
+    assert_eq!(steps, golden_run.ints("eval_steps"));
+    for (i, (step, scores)) in scores.iter().enumerate() {
+        assert_eq!(scores.len(), names.len(), "{scores:?}");
+        for name in &names {
+            let found = scores[&name.replace("eval.", "eval/")];
+            let expected = golden_run.floats(name)[i];
+            // The exponential of a loss is off by what the loss is off, relative to itself.
+            let is_perplexity = name.ends_with("/Perplexity");
+            let [found, expected] =
+                [found, expected].map(|x| if is_perplexity { x.ln() } else { x });
+            let off = (found - expected).abs() / expected;
+            assert!(off <= EVALUATORS, "{name} at step {step}: {found}, not {expected}: {off:e}");
+        }
+    }
+}
+
+#[test]
+fn the_batches_of_evaluators_are_those_of_the_original_trainer() {
+    let golden_run = Golden::open("trainer/rms.safetensors");
+    for (label, seed) in
+        [("all-small-ppl-validation", 6198), ("subset", 7), ("whole", 6198), ("first-two", 6198)]
+    {
+        let batches = golden_run.ints(&format!("eval_batches.{label}"));
+        let expected: Vec<u32> =
+            batches.iter().filter_map(|number| u32::try_from(*number).ok()).collect();
+        assert_eq!(torch_permutation(expected.len(), seed).expect("few"), expected, "{label}");
+    }
+}
+
+#[test]
+fn a_run_that_goes_on_is_measured_before_its_next_step() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let stop = AtomicBool::new(false);
+    let run = |overrides: &[&str]| {
+        let mut steps = Steps::default();
+        let mut trainer = trainer("rms", folder.path(), overrides);
+        trainer.run(&mut steps, &stop).expect("runs");
+        steps.scores
+    };
+    let before = run(&["eval_interval=7", "eval_on_load=true", "stop_after=3"]);
+    assert_eq!(before.len(), 1, "a run that begins is not measured before its first step");
+    let after = run(&["eval_interval=7", "eval_on_load=true", "stop_after=2"]);
+    let steps: Vec<u64> = after.iter().map(|(step, _)| *step).collect();
+    assert_eq!(steps, [3, 5]);
+    assert_eq!(before[0], after[0], "the same weights, to the last bit");
+    let metrics = folder.path().join("run/metrics.jsonl");
+    let text = std::fs::read_to_string(metrics).expect("written");
+    assert_eq!(text.lines().count(), 5, "a line a step:\n{text}");
 }
 
 #[test]
@@ -140,7 +225,27 @@ fn every_official_configuration_is_read_or_refused_with_the_reason() {
 
 fn check(name: &str, translated: Result<Translation, Error>) {
     let Translation { config, notes } = translated.unwrap_or_else(|error| panic!("{error}"));
-    assert!(notes.iter().any(|note| note.field == "evaluators"), "{name}");
+    let tasks = notes.iter().find(|note| note.field == "evaluators").expect(name);
+    assert!(tasks.reason.contains("piqa"), "{name}: {}", tasks.reason);
+    // Sets of perplexity are measured; their files are elsewhere.
+    let evaluators: Vec<EvaluatorConfig> = config.get("evaluators").map_or_else(Vec::new, |sets| {
+        serde_json::from_value(sets.clone()).expect("evaluators of ours")
+    });
+    let n_datasets: usize = evaluators.iter().map(|evaluator| evaluator.datasets.len()).sum();
+    let expected = match name {
+        "OLMo-1B.yaml" | "OLMo-7B.yaml" => 11 + 13,
+        _ if name.starts_with("OLMo2") => 0,
+        _ => 11,
+    };
+    assert_eq!(n_datasets, expected, "{name}");
+    assert_eq!(
+        config.get("eval_interval").and_then(Value::as_u64) >= Some(1000),
+        expected > 0,
+        "{name}"
+    );
+    for path in evaluators.iter().flat_map(|evaluator| evaluator.datasets.values().flatten()) {
+        assert!(path.to_string_lossy().contains("://"), "{name}: {}", path.display());
+    }
     let model: olmo_model::ModelConfig =
         serde_json::from_value(config["model"].clone()).expect("an architecture");
     model.validate().expect("sound");

@@ -7,6 +7,7 @@ mod batches;
 mod form;
 mod optimizer;
 mod pace;
+mod paths;
 mod read;
 mod scheduler;
 
@@ -150,6 +151,9 @@ pub struct TrainConfig {
     /// Steps between measurements by the evaluators; one is also made at the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eval_interval: Option<u64>,
+    /// Whether a run that goes on from a checkpoint is measured before its next step.
+    #[serde(default)]
+    pub eval_on_load: bool,
     /// Sets that the model is measured on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub evaluators: Vec<EvaluatorConfig>,
@@ -235,6 +239,7 @@ impl TrainConfig {
             let translation = official::translate(value, Path::new(origin))?;
             (value, notes) = (translation.config, translation.notes);
         }
+        paths::map_paths(&mut value).map_err(&wrong)?;
         read::resolve_marks(&mut value).map_err(&wrong)?;
         read::resolve_duration(&mut value).map_err(&wrong)?;
         let mut config: Self = serde_path_to_error::deserialize(value).map_err(|error| {
@@ -367,7 +372,8 @@ impl TrainConfig {
                 self.model.max_sequence_length
             ));
         }
-        problems.extend(evaluation::problems(&self.evaluators, self.eval_interval));
+        let Self { evaluators, eval_interval, eval_on_load, .. } = self;
+        problems.extend(evaluation::problems(evaluators, *eval_interval, *eval_on_load));
         problems.extend(self.faults.problems());
         problems.extend(self.energy.problems());
         let vocab_size = self.model.vocab_size;

@@ -98,3 +98,43 @@ fn mistakes_are_named() {
     let both = message(&["save_interval=0", "z_loss=-1"]);
     assert!(both.contains("save_interval") && both.contains("z_loss"), "{both}");
 }
+
+#[test]
+fn sets_that_cannot_be_measured_are_refused() {
+    for (wrong, part) in [
+        ("evaluators=[{label: '', paths: [a.npy]}]", "evaluators.0: label is empty"),
+        ("evaluators=[{label: a}]", "expected files in one of paths and datasets"),
+        ("evaluators=[{label: a, paths: [a.npy], datasets: {b: [b.npy]}}]", "one of paths and"),
+        ("evaluators=[{label: a, datasets: {b: []}}]", "a name without files"),
+        ("evaluators=[{label: a, paths: [a.npy, b.jsonl]}]", "raw tokens and documents"),
+        (
+            "evaluators=[{label: a, paths: [a.npy], subset_num_batches: 0}]",
+            "subset_num_batches is 0",
+        ),
+        ("evaluators=[{label: a, paths: [a.txt], seed: 1}]", "expected neither with documents"),
+        ("evaluators=[{label: a, paths: [a], device_eval_batch_size: 0}]", "expected at least 1"),
+        (
+            "evaluators=[{label: a, paths: [a.npy]}, {label: b, datasets: {a: [b.npy]}}]",
+            "evaluators.1 measures \"a\", as one before it does",
+        ),
+        ("eval_on_load=true", "eval_on_load is there, expected only with evaluators"),
+        ("eval_interval=0", "eval_interval is 0"),
+    ] {
+        let message = parse(&[wrong]).expect_err("wrong").to_string();
+        assert!(message.contains(part), "{wrong}: {message}");
+    }
+}
+
+#[test]
+fn a_path_map_says_where_files_are() {
+    let config = parse(&[
+        "data.paths=['s3://bucket/a.npy', b.npy]",
+        "evaluators=[{label: c, paths: ['s3://bucket/c.npy']}]",
+        "path_map={s3://bucket: /data}",
+    ])
+    .expect("sound");
+    assert_eq!(config.data.paths, [PathBuf::from("/data/a.npy"), PathBuf::from("b.npy")]);
+    assert_eq!(config.evaluators[0].paths, [PathBuf::from("/data/c.npy")]);
+    let message = parse(&["path_map=[a]"]).expect_err("a list").to_string();
+    assert!(message.contains("path_map is"), "{message}");
+}

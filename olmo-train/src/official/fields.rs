@@ -87,6 +87,13 @@ impl<'a> Fields<'a> {
         self.notes.push(Note { field: field.to_owned(), reason: reason.to_owned() });
     }
 
+    /// As [`note`](Self::note), unless that was said.
+    pub(super) fn note_once(&mut self, field: &str, reason: &str) {
+        if !self.taken.contains(field) {
+            self.note(field, reason);
+        }
+    }
+
     /// Whether a field says something: null and false say nothing.
     pub(super) fn says_something(&self, path: &str) -> bool {
         let found = path.split('.').try_fold(self.yaml.raw(), |value, name| value.get(name));

@@ -9,6 +9,7 @@
 //! The default is to do the sound thing where the original has a mistake; `compat: olmo` makes the
 //! mistakes too, see [`Compat`](crate::config::Compat).
 
+mod evaluators;
 mod fields;
 mod idle;
 mod sections;
@@ -47,6 +48,7 @@ pub const OWN: &[&str] = &[
     "energy",
     "faults",
     "on_damaged_checkpoint",
+    "path_map",
     "push",
     "save_async",
     "tensorboard",
@@ -79,6 +81,7 @@ pub fn translate(value: Value, path: &Path) -> Result<Translation, Error> {
     sections::loss_and_precision(&mut fields, &mut config);
     sections::saving(&mut fields, &mut config);
     sections::loading(&mut fields, &mut config);
+    evaluators::evaluators(&mut fields, &mut config);
     for name in OWN {
         if let Some(value) = fields.get(name) {
             config.insert((*name).to_owned(), value);

@@ -148,3 +148,84 @@ fn checkpoints_that_stay_are_the_unsharded_ones_where_there_are_any() {
     assert_eq!(saves(&["save_num_checkpoints_to_keep=9"]), [Some(1000), None, Some(9)]);
     assert!(message(&[keep_none]).contains("makes a checkpoint that is kept"));
 }
+
+#[test]
+fn evaluators_of_token_files_are_measured_and_tasks_are_not() {
+    let evaluators = "evaluators=[
+        {label: all, data: {num_workers: 1, drop_last: true, datasets: {c4: [a.npy], pile: [b.npy, a.npy]}}},
+        {label: some, type: lm, subset_num_batches: 3, device_eval_batch_size: 2, data: {paths: [c.npy], seed: 7, memmap_dtype: uint32, num_workers: 2}},
+        {label: whole, subset_num_batches: -1, device_eval_batch_size: 0, data: {paths: [c.npy]}},
+        {label: piqa, type: downstream}, {label: sciq, type: downstream}]";
+    let translated = |overrides: &[&str]| {
+        let all: Vec<&str> = [evaluators].into_iter().chain(overrides.iter().copied()).collect();
+        translated(&all).expect("sound")
+    };
+    let Translation { config, notes } = translated(&["eval_subset_num_batches=9", "seed=3"]);
+    assert_eq!((&config["eval_interval"], &config["eval_on_load"]), (&json!(1000), &json!(false)));
+    let expected = json!([
+        {"label": "all", "datasets": {"c4": ["a.npy"], "pile": ["b.npy", "a.npy"]}, "memmap_dtype": "uint16",
+            "device_eval_batch_size": 16, "subset_num_batches": 9, "seed": 3},
+        {"label": "some", "datasets": {"some": ["c.npy"]}, "memmap_dtype": "uint32",
+            "device_eval_batch_size": 2, "subset_num_batches": 3, "seed": 7},
+        {"label": "whole", "datasets": {"whole": ["c.npy"]}, "memmap_dtype": "uint16",
+            "device_eval_batch_size": 16, "subset_num_batches": null, "seed": 3},
+    ]);
+    assert_eq!(config["evaluators"], expected);
+    let told = |field: &str| {
+        let of_it: Vec<_> = notes.iter().filter(|note| note.field == field).collect();
+        assert_eq!(of_it.len(), 1, "{field}: {notes:?}");
+        of_it[0].reason.clone()
+    };
+    assert!(told("evaluators").ends_with("piqa, sciq"));
+    assert!(told("evaluators.data.num_workers").contains("loader"));
+
+    let more = ["eval_interval=${save_interval}", "save_interval=5", "eval_on_load=true"];
+    let config = translated(&[&more[..], &["device_eval_batch_size=4"]].concat()).config;
+    assert_eq!((&config["eval_interval"], &config["eval_on_load"]), (&json!(5), &json!(true)));
+    assert_eq!(config["evaluators"][0]["device_eval_batch_size"], 4);
+    assert_eq!(config["evaluators"][0]["subset_num_batches"], Value::Null);
+}
+
+#[test]
+fn without_evaluators_of_token_files_there_is_nothing_to_measure() {
+    for evaluators in ["evaluators=[]", "evaluators=[{label: piqa, type: downstream}]"] {
+        let Translation { config, notes } =
+            translated(&[evaluators, "eval_interval=10", "eval_on_load=true"]).expect("sound");
+        assert!(config.get("evaluators").is_none() && config.get("eval_interval").is_none());
+        for field in ["eval_interval", "eval_on_load"] {
+            assert!(notes.iter().any(|note| note.field == field), "{field}: {notes:?}");
+        }
+    }
+}
+
+#[test]
+fn evaluators_that_cannot_be_followed_are_refused_with_the_reason() {
+    for (wrong, part) in [
+        ("{label: a}", "evaluators.0 (a): data needs one of paths and datasets"),
+        ("{label: a, data: {paths: [b], datasets: {c: [d]}}}", "needs one of"),
+        ("{data: {paths: [b]}}", "evaluators.0: missing field `label`"),
+        ("{label: a, kind: lm, data: {paths: [b]}}", "unknown field `kind`"),
+        ("{label: a, type: ppl, data: {paths: [b]}}", "evaluators.0.type: unknown variant `ppl`"),
+        ("{label: a, data: {paths: [b], pths: [c]}}", "unknown field `pths`"),
+        ("{label: a, data: {paths: [b], label_mask_paths: [c]}}", "data.label_mask_paths is there"),
+        ("{label: a, data: {paths: [b], instance_filter: {}}}", "data.instance_filter is there"),
+        (
+            "{label: a, data: {paths: [b], generate_doc_lengths: true}}",
+            "keep documents from seeing",
+        ),
+        ("{label: a, data: {paths: [b], seed: -1}}", "data.seed is below 0"),
+        ("{label: a, data: {paths: [b]}, subset_num_batches: x}", "subset_num_batches is \"x\""),
+        ("{label: a, data: {paths: [b]}, device_eval_batch_size: -2}", "expected at least 1"),
+    ] {
+        let message = message(&[&format!("evaluators=[{wrong}]")]);
+        assert!(message.contains(part), "{wrong}: {message}");
+    }
+    let list = message(&["evaluators={label: a}", "eval_subset_num_batches=x"]);
+    assert!(list.contains("expected a list") && list.contains("-1 for all batches"), "{list}");
+    let overrides = [
+        "evaluators=[{label: a, data: {datasets: {c4: [b]}}}, {label: d, data: {datasets: {c4: [e]}}}]",
+    ];
+    let two =
+        TrainConfig::parse(YAML, &overrides.map(String::from), "run.yaml").expect_err("one name");
+    assert!(two.to_string().contains("evaluators.1 measures \"c4\""), "{two}");
+}

@@ -14,6 +14,7 @@ mod batch;
 mod chain;
 mod clip;
 mod gradients;
+mod losses;
 
 use burn::tensor::{Device, FloatDType};
 use olmo_model::{RouterWeights, check_dtype};
@@ -24,6 +25,7 @@ pub(crate) use batch::batch_gradients;
 pub use chain::micro_batch;
 pub(crate) use clip::{Clipping, clip, clipped_with};
 pub use gradients::Gradients;
+pub(crate) use losses::row_losses;
 
 /// What a micro-batch's forward and backward pass depend on besides model and data.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]

@@ -120,6 +120,86 @@ fn overrides_are_of_the_original_fields_and_json_has_all() {
     assert!(single > shared);
 }
 
+/// `olmo train` of the configuration that has evaluators, with files that are elsewhere.
+fn with_evaluators(folder: &TempDir, overrides: &[String]) -> assert_cmd::Command {
+    let mut command = olmo(["train", &golden("trainer/rms.yaml").display().to_string(), "--json"]);
+    command
+        .arg(format!("save_folder={}", folder.path().join("run").display()))
+        .args(["stop_at=2", "global_train_batch_size=4"])
+        .args(overrides);
+    command
+}
+
+#[test]
+fn evaluators_whose_files_are_elsewhere_are_told_and_found_by_a_map() {
+    let folder = TempDir::new().unwrap();
+    let tokens = format!("data.paths=[{}]", golden("trainer/tokens.npy").display());
+    let remote = "evaluators=[{label: all-small, data: {datasets: {c4: ['https://host/data/validation-a.npy'], pile: ['https://host/data/validation-b.npy', 'https://host/none.npy']}}}]".to_owned();
+    let here = format!("path_map={{https://host/data: {}}}", golden("trainer").display());
+    let run = |overrides: &[&String]| {
+        let overrides: Vec<String> = overrides.iter().map(|text| (*text).clone()).collect();
+        with_evaluators(&folder, &overrides)
+    };
+
+    let output = run(&[&tokens, &remote, &here]).assert().code(2).get_output().clone();
+    let (_, message) = (output.stdout, output.stderr).map_text();
+    for part in [
+        "evaluator all-small: 1 of 3 files are not here, the first https://host/none.npy",
+        "'path_map={\"https://host\": FOLDER}'",
+        "'evaluators=[]'",
+    ] {
+        assert!(message.contains(part), "{part:?} is not in:\n{message}");
+    }
+    let data = "data.paths=['s3://bucket/a.npy']".to_owned();
+    let (steps, none) = ("max_duration=4".to_owned(), "evaluators=[]".to_owned());
+    let output = run(&[&data, &steps, &none]).assert().code(2).get_output().clone();
+    let (_, message) = (output.stdout, output.stderr).map_text();
+    assert!(message.contains("data: 1 of 1 files are not here"), "{message}");
+    assert!(message.contains("path_map={\"s3://bucket\": FOLDER}"), "{message}");
+
+    // Reckoned even so, and said.
+    let dry = "--dry-run".to_owned();
+    let output =
+        run(&[&data, &steps, &remote, &here, &dry]).assert().success().get_output().clone();
+    let (text, notes) = (output.stdout, output.stderr).map_text();
+    assert!(!notes.contains("eval_interval has no effect"), "{notes}");
+    let report: Value = serde_json::from_str(&text).unwrap();
+    let missing = [
+        "data: 1 of 1 files are not here, the first s3://bucket/a.npy",
+        "evaluator all-small: 1 of 3 files are not here, the first https://host/none.npy",
+    ];
+    assert_eq!(report["missing"], json!(missing));
+    assert!(!folder.path().join("run").exists(), "nothing is made");
+
+    let found = remote.replace(", 'https://host/none.npy'", "");
+    run(&[&tokens, &found, &here]).assert().success();
+    let text = fs::read_to_string(folder.path().join("run/metrics.jsonl")).unwrap();
+    let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    for name in ["c4", "pile"] {
+        let [loss, perplexity] = ["CrossEntropyLoss", "Perplexity"]
+            .map(|what| last[format!("eval/{name}/{what}")].as_f64().unwrap());
+        assert!((loss.exp() - perplexity).abs() < 1e-9 && loss > 1.0, "{last}");
+    }
+
+    // What is no token file is told with the evaluator.
+    let yaml = golden("trainer/rms.yaml");
+    let odd = format!("evaluators=[{{label: odd, data: {{paths: [{}]}}}}]", yaml.display());
+    let small =
+        "evaluators=[{label: small, data: {memmap_dtype: uint32, paths: [validation-a.npy]}}]"
+            .to_owned();
+    let beside = format!("path_map={{validation: {}/validation}}", golden("trainer").display());
+    let other = TempDir::new().unwrap();
+    for (evaluators, parts) in [
+        (&odd, ["evaluator odd", "is not below 64"]),
+        (&small, ["evaluator small", "the token type"]),
+    ] {
+        let overrides = [tokens.clone(), evaluators.clone(), beside.clone()];
+        let output = with_evaluators(&other, &overrides).assert().code(2).get_output().clone();
+        let (_, message) = (output.stdout, output.stderr).map_text();
+        assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+    }
+}
+
 #[test]
 fn what_cannot_be_followed_is_refused_with_code_2() {
     for (wrong, parts) in [

@@ -4,6 +4,7 @@ use anyhow::Result;
 use olmo_model::{Costs, Sharding};
 use olmo_optim::BatchStage;
 use olmo_train::TrainConfig;
+use olmo_train::missing::missing_files;
 use olmo_train::step::Precision;
 use serde::Serialize;
 
@@ -156,12 +157,16 @@ impl Estimate {
 pub(super) fn print(config: &TrainConfig, machine: Machine, json: bool) -> Result<()> {
     let estimate = Estimate::new(config, machine);
     if json {
-        let value = serde_json::json!({"config": config, "estimate": estimate});
+        let missing: Vec<String> = missing_files(config).iter().map(ToString::to_string).collect();
+        let value = serde_json::json!({"config": config, "estimate": estimate, "missing": missing});
         return Ok(output::json(&value)?);
     }
     output::line(config.to_yaml()?)?;
     for (label, text) in estimate.lines() {
         output::line(format!("{label:<18} {text}"))?;
+    }
+    for files in missing_files(config) {
+        output::line(format!("{:<18} {files}", "missing"))?;
     }
     Ok(())
 }

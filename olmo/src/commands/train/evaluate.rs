@@ -1,15 +1,13 @@
-//! Perplexity of the configured sets, measured while the model is trained.
+//! Perplexity of the configured sets of documents, measured while the model is trained.
 //!
-//! Documents are read after an end-of-text token, as `olmo eval ppl` reads them; a file of raw tokens
-//! is cut into instances of the training's length as OLMo's trainer cuts it, and the first token of
-//! each is not scored.
+//! Documents are read after an end-of-text token, as `olmo eval ppl` reads them. Sets of token files
+//! are measured by the trainer.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use olmo_data::{BadRows, Corpus, TokenDataset, Tokenizer};
+use olmo_data::{BadRows, Corpus, Tokenizer};
 use olmo_eval::{FirstToken, PerplexityEval, TokenizedDocument};
 use olmo_model::Transformer;
 use olmo_train::TrainConfig;
@@ -27,29 +25,29 @@ pub(super) struct Evaluators {
 struct Set {
     label: String,
     batch_size: usize,
-    /// Documents, and what comes before each.
     documents: Vec<TokenizedDocument>,
-    first: Option<FirstToken>,
-    /// Instances of raw tokens.
-    instances: Vec<TokenizedDocument>,
+    /// What comes before each.
+    first: FirstToken,
 }
 
 impl Evaluators {
     pub(super) fn open(config: &TrainConfig, interrupt: &Interrupt) -> Result<Self> {
+        let mut of_documents =
+            config.evaluators.iter().filter(|set| !set.is_of_tokens()).peekable();
         let tokenizer = match &config.tokenizer {
-            Some(path) if !config.evaluators.is_empty() => Some(Tokenizer::from_file(path)?),
+            Some(path) if of_documents.peek().is_some() => Some(Tokenizer::from_file(path)?),
             _ => None,
         };
         let seq_len = config.data.sequence_length;
         let open = |set| {
-            Set::open(set, seq_len, tokenizer.as_ref(), config.eos_token_id)
+            Set::open(set, tokenizer.as_ref(), config.eos_token_id)
                 .with_context(|| format!("evaluator {}", set.label))
         };
-        let sets = config.evaluators.iter().map(open).collect::<Result<_>>()?;
+        let sets = of_documents.map(open).collect::<Result<_>>()?;
         Ok(Self { sets, seq_len, interrupt: interrupt.clone() })
     }
 
-    /// Loss, perplexity and, of texts, bits per byte of each set. Where the user asks to stop there
+    /// Loss, perplexity and bits per byte of each set. Where the user asks to stop there
     /// are no scores: the run stops and saves, and measures again when it goes on.
     pub(super) fn run(&self, model: &Transformer) -> Result<BTreeMap<String, f64>> {
         let mut scores = BTreeMap::new();
@@ -69,39 +67,24 @@ impl Evaluators {
 impl Set {
     fn open(
         config: &EvaluatorConfig,
-        seq_len: usize,
         tokenizer: Option<&Tokenizer>,
         eos: Option<u32>,
     ) -> Result<Self> {
-        let is_tokens = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "npy");
-        let (token_files, texts): (Vec<PathBuf>, Vec<PathBuf>) =
-            config.paths.iter().cloned().partition(is_tokens);
-        let mut set = Self {
+        let tokenizer = tokenizer.context("texts need a tokenizer; give `tokenizer`")?;
+        let eos = match eos {
+            Some(eos) => eos,
+            None => tokenizer.eos_id().context("texts need `eos_token_id`")?,
+        };
+        let mut documents = Vec::new();
+        for document in Corpus::new(config.paths.clone(), BadRows::Error)?.documents() {
+            documents.push(TokenizedDocument::encode(&document?.text, tokenizer)?);
+        }
+        Ok(Self {
             label: config.label.clone(),
             batch_size: config.device_eval_batch_size,
-            documents: Vec::new(),
-            first: None,
-            instances: Vec::new(),
-        };
-        if !token_files.is_empty() {
-            let dataset = TokenDataset::open(&token_files, config.memmap_dtype, seq_len)?;
-            for index in 0..dataset.len() {
-                let tokens = dataset.get(index)?.tokens;
-                set.instances.push(TokenizedDocument { tokens, n_bytes: None });
-            }
-        }
-        if !texts.is_empty() {
-            let tokenizer = tokenizer.context("texts need a tokenizer; give `tokenizer`")?;
-            let eos = match eos {
-                Some(eos) => eos,
-                None => tokenizer.eos_id().context("texts need `eos_token_id`")?,
-            };
-            set.first = Some(FirstToken::After(eos));
-            for document in Corpus::new(texts, BadRows::Error)?.documents() {
-                set.documents.push(TokenizedDocument::encode(&document?.text, tokenizer)?);
-            }
-        }
-        Ok(set)
+            documents,
+            first: FirstToken::After(eos),
+        })
     }
 
     fn measure(
@@ -110,29 +93,18 @@ impl Set {
         seq_len: usize,
         interrupt: &Interrupt,
     ) -> olmo_eval::Result<BTreeMap<String, f64>> {
-        let (mut nll, mut n_tokens, mut bits_per_byte) = (0.0, 0, None);
-        let parts = [(self.first, &self.documents), (Some(FirstToken::Unscored), &self.instances)];
-        for (first, documents) in parts {
-            let (Some(first), false) = (first, documents.is_empty()) else { continue };
-            let eval = PerplexityEval::new(model, first)?
-                .with_seq_len(seq_len)?
-                .with_batch_size(self.batch_size)?;
-            let sums = eval.run(documents.iter().cloned().map(Ok), &mut |_| {
-                if interrupt.is_asked() {
-                    ControlFlow::Break(())
-                } else {
-                    ControlFlow::Continue(())
-                }
-            })?;
-            nll += sums.nll_nats;
-            n_tokens += sums.n_tokens;
-            bits_per_byte = sums.bits_per_byte().filter(|_| self.instances.is_empty());
-        }
-        let loss = nll / n_tokens as f64;
+        let eval = PerplexityEval::new(model, self.first)?
+            .with_seq_len(seq_len)?
+            .with_batch_size(self.batch_size)?;
+        let sums = eval.run(self.documents.iter().cloned().map(Ok), &mut |_| {
+            if interrupt.is_asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
         let name = |what: &str| format!("eval/{}/{what}", self.label);
-        let mut scores =
-            BTreeMap::from([(name("CrossEntropyLoss"), loss), (name("Perplexity"), loss.exp())]);
-        scores.extend(bits_per_byte.map(|bits| (name("BitsPerByte"), bits)));
+        let mut scores = BTreeMap::from([
+            (name("CrossEntropyLoss"), sums.loss()),
+            (name("Perplexity"), sums.perplexity()),
+        ]);
+        scores.extend(sums.bits_per_byte().map(|bits| (name("BitsPerByte"), bits)));
         Ok(scores)
     }
 }

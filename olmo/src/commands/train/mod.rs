@@ -30,7 +30,8 @@ use crate::output;
   olmo train configs/small.yaml
   olmo train configs/small.yaml max_duration=200 optimizer.learning_rate=1e-3
   olmo train configs/small.yaml --tui
-  olmo train OLMo-1B.yaml 'data.paths=[part-0.npy]' save_folder=runs/1b
+  olmo train OLMo-1B.yaml 'path_map={https://olmo-data.org: /data}' save_folder=runs/1b
+  olmo train OLMo-1B.yaml 'data.paths=[part-0.npy]' 'evaluators=[]' save_folder=runs/1b
   olmo train configs/olmo2-7b-stage1.yaml --dry-run --devices 1024
 
 CONFIG.yaml is ours or the original trainer's, as it is; what of that has no effect here is said.
