@@ -24,6 +24,9 @@ mod swiglu;
 #[cfg(all(test, feature = "flex"))]
 mod tests;
 
+#[cfg(all(test, feature = "flex"))]
+pub(crate) use flex::multiplies_tiles;
+
 use std::ops::Range;
 
 use burn::backend::tensor::{Device as BackendDevice, FloatTensor, IntTensor};

@@ -181,12 +181,17 @@ impl<E: Element, K: Element> Call<'_, E, K> {
                 length: head_dim,
             });
         }
-        for (row, sums) in buffers.sums.chunks_exact(head_dim).enumerate() {
-            let head = block.kv_head * self.group + row / block.n_queries;
-            let token = block.sequence * seq_q + block.first + row % block.n_queries;
-            // SAFETY: no other block has this head and token.
-            unsafe { self.out.write(token, head * head_dim, sums.iter().copied()) };
-        }
+        pulp::Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                for (row, sums) in buffers.sums.chunks_exact(head_dim).enumerate() {
+                    let head = block.kv_head * self.group + row / block.n_queries;
+                    let token = block.sequence * seq_q + block.first + row % block.n_queries;
+                    // SAFETY: no other block has this head and token.
+                    unsafe { self.out.write(token, head * head_dim, sums.iter().copied()) };
+                }
+            },
+        );
     }
 
     /// The queries of a block in f32, those of each head together.

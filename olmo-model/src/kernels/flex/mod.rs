@@ -31,6 +31,8 @@ use burn::tensor::{DType, Shape, TensorData};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+#[cfg(test)]
+pub(crate) use self::dot::multiplies_tiles;
 use self::element::Element;
 use self::widen::{are_float, narrowed, widened};
 use super::{AttentionRows, AttentionSpan, Kernels};

@@ -26,6 +26,7 @@ impl<'a, E: Element> Columns<'a, E> {
     /// # Safety
     ///
     /// No other thread may write the same elements at the same time.
+    #[inline(always)]
     pub(super) unsafe fn write(
         &self,
         row: usize,
@@ -44,6 +45,7 @@ impl<'a, E: Element> Columns<'a, E> {
     /// # Safety
     ///
     /// As [`write`](Self::write).
+    #[inline(always)]
     pub(super) unsafe fn add(&self, row: usize, column: usize, values: &[f32]) {
         // SAFETY: as the caller holds.
         let out = unsafe { self.part(row, column, values.len()) };
@@ -55,6 +57,7 @@ impl<'a, E: Element> Columns<'a, E> {
     /// # Safety
     ///
     /// No other thread may have the same elements at the same time.
+    #[inline(always)]
     #[allow(clippy::mut_from_ref, reason = "callers keep to elements of their own")]
     unsafe fn part(&self, row: usize, column: usize, n: usize) -> &mut [E] {
         let first = row * self.row_length + column;

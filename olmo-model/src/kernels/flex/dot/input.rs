@@ -5,8 +5,6 @@ use std::ops::Range;
 
 use half::bf16;
 
-#[cfg(target_arch = "x86_64")]
-use super::avx512;
 use super::integers::{Blocks, GROUPS, Rounded};
 use super::isa::Isa;
 #[cfg(target_arch = "x86_64")]
@@ -14,6 +12,8 @@ use super::vnni;
 use super::{
     BLOCK_UNITS, FEW_ROWS, Rows, Scratch, Strided, Weight, columns, integers, panel, panel_product,
 };
+#[cfg(target_arch = "x86_64")]
+use super::{amx, avx512};
 use crate::packed::{Step, Values, WIDTH, pair_of, unit_of};
 use crate::quantized::QuantizedSteps;
 
@@ -136,8 +136,7 @@ impl<'a> Input<'a> {
                 let units = k.div_ceil(2);
                 for (i, panel) in panel(steps, index, units).chunks(block).enumerate() {
                     let x = Strided::at(&self.pairs, units, rows.start, i.saturating_mul(block));
-                    // SAFETY: pairs are made where the instructions were found.
-                    unsafe { avx512::multiply_bf16(x, rows.len(), panel, &mut scratch.sums) };
+                    self.multiply_pairs(x, rows.len(), panel, &mut scratch.sums);
                 }
             }
             Values::Bf16(steps) if rows.len() <= FEW_ROWS => {
@@ -192,6 +191,22 @@ impl<'a> Input<'a> {
         }
     }
 
+    /// Products of rows of `pairs` with a part of a panel.
+    #[cfg(target_arch = "x86_64")]
+    fn multiply_pairs(
+        &self,
+        x: Strided<'_, u32>,
+        n_rows: usize,
+        panel: &[Step<u32>],
+        sums: &mut [f32],
+    ) {
+        // SAFETY: pairs are made where their instructions were found, and `amx` says the same of tiles.
+        match self.isa {
+            Isa::Avx512 { amx: true, .. } => unsafe { amx::multiply(x, n_rows, panel, sums) },
+            _ => unsafe { avx512::multiply_bf16(x, n_rows, panel, sums) },
+        }
+    }
+
     /// Products with a part of a panel that begins at element `start` of its rows.
     fn multiply_f32(
         &self,
@@ -223,10 +238,8 @@ impl<'a> Input<'a> {
                 let length = (2 * n_units).min(k - 2 * start);
                 scratch.pairs.resize(n_units, Step([0; WIDTH]));
                 // SAFETY: pairs are made where the instructions were found.
-                unsafe {
-                    avx512::pack_bf16(w, columns.len(), length, &mut scratch.pairs);
-                    avx512::multiply_bf16(x, rows.len(), &scratch.pairs, &mut scratch.sums);
-                }
+                unsafe { avx512::pack_bf16(w, columns.len(), length, &mut scratch.pairs) };
+                self.multiply_pairs(x, rows.len(), &scratch.pairs, &mut scratch.sums);
             }
             return;
         }
@@ -272,10 +285,7 @@ impl<'a> Input<'a> {
                     scratch.pairs.resize(n_units, Step([0; WIDTH]));
                     columns::pack_pairs(w, stride, columns.clone(), &mut scratch.pairs);
                     let x = Strided::at(&self.pairs, units, rows.start, start);
-                    // SAFETY: pairs are made where the instructions were found.
-                    unsafe {
-                        avx512::multiply_bf16(x, rows.len(), &scratch.pairs, &mut scratch.part);
-                    }
+                    self.multiply_pairs(x, rows.len(), &scratch.pairs, &mut scratch.part);
                 }
                 w => {
                     scratch.panel.resize(n_units, Step([0.0; WIDTH]));

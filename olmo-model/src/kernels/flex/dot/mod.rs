@@ -1,11 +1,13 @@
 //! Products `x wᵀ` of row-major matrices, with weights in the type that they are held in.
 //!
 //! Weights `[d_out, d_in]` are multiplied a [`panel`] at a time, in the order of additions that PyTorch
-//! has. They come row-major, as parameters are, and are transposed a few rows at a time, or packed as
+//! has on the same processor: one after the other, and in bf16 with AMX as tiles add. They come row-major, as parameters are, and are transposed a few rows at a time, or packed as
 //! panels in memory; quantised ones, which have no such model, are multiplied as [`integers`]. Each
 //! element of the result is the same sequence of additions whatever the number of rows, columns and
 //! threads, so that a token decoded alone has the bits that it has in a prompt.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod columns;
@@ -27,6 +29,12 @@ use self::isa::Isa;
 pub(super) use input::Input;
 pub(super) use product::{add_linear, gated, linears};
 pub(super) use rows::Rows;
+
+/// Whether bf16 is multiplied in tiles on this machine.
+#[cfg(test)]
+pub(crate) fn multiplies_tiles() -> bool {
+    Isa::detect().tiles()
+}
 
 /// Rows of `x` multiplied at a time.
 const BLOCK_ROWS: usize = 256;

@@ -23,23 +23,34 @@ pub(in super::super) fn linears<E: Element>(x: &Input<'_>, weights: &[Weight<'_>
         n_columns.iter().map(|n| vec![E::default(); x.n_rows() * n]).collect();
     let columns: Vec<Columns<'_, E>> =
         outputs.iter_mut().zip(&n_columns).map(|(out, n)| Columns::new(out, *n)).collect();
-    for_each_part(x, weights, |which, row, column, sums| {
-        // SAFETY: a part of a product is no other thread's.
-        unsafe { columns[which].write(row, column, sums.iter().copied()) };
-    });
+    for_each_part(
+        x,
+        weights,
+        #[inline(always)]
+        |which, row, column, sums| {
+            // SAFETY: a part of a product is no other thread's.
+            unsafe { columns[which].write(row, column, sums.iter().copied()) };
+        },
+    );
     outputs
 }
 
 /// Adds `x wᵀ` to a matrix of f32.
 pub(in super::super) fn add_linear(x: &Input<'_>, w: Weight<'_>, total: &mut [f32]) {
     let columns = Columns::new(total, w.n_columns(x.k));
-    for_each_part(x, &[w], |_, row, column, sums| {
-        // SAFETY: a part of a product is no other thread's.
-        unsafe { columns.add(row, column, sums) };
-    });
+    for_each_part(
+        x,
+        &[w],
+        #[inline(always)]
+        |_, row, column, sums| {
+            // SAFETY: a part of a product is no other thread's.
+            unsafe { columns.add(row, column, sums) };
+        },
+    );
 }
 
-/// Calls `f(matrix, row, first column, sums)` for parts of the rows of each product.
+/// Calls `f(matrix, row, first column, sums)` for parts of the rows of each product, with the widest
+/// vector instructions of the machine enabled.
 fn for_each_part(
     x: &Input<'_>,
     weights: &[Weight<'_>],
@@ -50,9 +61,14 @@ fn for_each_part(
         for rows in blocks(x.n_rows()) {
             let sums = sized(products, rows.len() * task.len());
             x.multiply(weights[which], rows.clone(), task.clone(), sums, scratch);
-            for (row, sums) in rows.zip(sums.chunks_exact(task.len())) {
-                f(which, row, task.start, sums);
-            }
+            pulp::Arch::new().dispatch(
+                #[inline(always)]
+                || {
+                    for (row, sums) in rows.zip(sums.chunks_exact(task.len())) {
+                        f(which, row, task.start, sums);
+                    }
+                },
+            );
         }
     });
 }
@@ -76,10 +92,12 @@ pub(in super::super) fn gated<E: Element>(
             for (row, (gates, ups)) in rows.zip(each) {
                 pulp::Arch::new().dispatch(
                     #[inline(always)]
-                    || gate_row::<E>(gates, ups),
+                    || {
+                        gate_row::<E>(gates, ups);
+                        // SAFETY: the columns of a task are no other task's.
+                        unsafe { columns.write(row, task.start, gates.iter().copied()) };
+                    },
                 );
-                // SAFETY: the columns of a task are no other task's.
-                unsafe { columns.write(row, task.start, gates.iter().copied()) };
             }
         }
     });

@@ -35,9 +35,14 @@ fn as_packed(values: &[f32], shape: [usize; 2], dtype: DType) -> PackedMatrix {
 fn every_isa() -> Vec<Isa> {
     let mut all = vec![Isa::Portable];
     #[cfg(target_arch = "x86_64")]
-    if let Isa::Avx512 { bf16, vnni } = Isa::detect() {
-        all.push(Isa::Avx512 { bf16: false, vnni: false });
-        all.push(Isa::Avx512 { bf16, vnni });
+    if let Isa::Avx512 { bf16, amx, vnni } = Isa::detect() {
+        all.push(Isa::Avx512 { bf16: false, amx: false, vnni: false });
+        all.push(Isa::Avx512 { bf16, amx: false, vnni });
+        if amx {
+            all.push(Isa::Avx512 { bf16, amx, vnni });
+        } else {
+            println!("skipped: products with AMX, because this machine has none");
+        }
     }
     all
 }
@@ -141,10 +146,11 @@ fn rounded_products_are_the_same_everywhere_and_near() {
     }
 }
 
-/// The order of additions that the products of dense weights have: one after the other.
+/// The order of additions that the products of dense weights have: one after the other, and with AMX
+/// the sums of every second element of a tile.
 #[test]
 fn sums_are_in_the_order_of_the_row() {
-    let (m, k, n) = (9, 301, 37);
+    let (m, k, n) = (39, 301, 37);
     let wave = |n: usize, f: f32| -> Vec<f32> { (0..n).map(|i| (i as f32 * f).sin()).collect() };
     let (x, w) = (wave(m * k, 0.37), wave(n * k, 0.91));
     let (xb, wb) = (narrowed::<bf16>(&x), narrowed::<bf16>(&w));
@@ -154,10 +160,25 @@ fn sums_are_in_the_order_of_the_row() {
         };
         x.chunks(k).flat_map(|x| w.chunks(k).map(move |w| dot(x, w))).collect()
     };
+    let in_tiles = |x: &[f32], w: &[f32]| -> Vec<u32> {
+        let every_second = |first: usize, x: &[f32], w: &[f32]| {
+            let pairs = x.iter().zip(w).skip(first).step_by(2);
+            pairs.fold(0.0_f32, |sum, (x, w)| x.mul_add(*w, sum))
+        };
+        let dot = |x: &[f32], w: &[f32]| {
+            let tiles = x.chunks(32).zip(w.chunks(32));
+            let sums = tiles.map(|(x, w)| every_second(0, x, w) + every_second(1, x, w));
+            sums.fold(0.0, |total, sum| total + sum).to_bits()
+        };
+        x.chunks(k).flat_map(|x| w.chunks(k).map(move |w| dot(x, w))).collect()
+    };
     let widened = |x: &[bf16]| x.iter().map(|x| x.to_f32()).collect::<Vec<_>>();
     let expected = sequential(&x, &w);
-    let expected_bf16 = sequential(&widened(&xb), &widened(&wb));
+    let (xb_wide, wb_wide) = (widened(&xb), widened(&wb));
+    let (one_by_one, tile_by_tile) = (sequential(&xb_wide, &wb_wide), in_tiles(&xb_wide, &wb_wide));
+    assert_ne!(one_by_one, tile_by_tile);
     for isa in every_isa() {
+        let expected_bf16 = if isa.tiles() { &tile_by_tile } else { &one_by_one };
         let product = |x: Rows<'_>, w: Rows<'_>| -> Vec<u32> {
             let [y] = &linears::<f32>(&Input::with_isa(x, k, &[], isa), &[Weight::Rows(w)])[..]
             else {
@@ -166,20 +187,20 @@ fn sums_are_in_the_order_of_the_row() {
             y.iter().map(|y| y.to_bits()).collect()
         };
         assert_eq!(product(Rows::F32(&x), Rows::F32(&w)), expected, "{isa:?}");
-        assert_eq!(product(Rows::Bf16(&xb), Rows::Bf16(&wb)), expected_bf16, "{isa:?}");
+        assert_eq!(product(Rows::Bf16(&xb), Rows::Bf16(&wb)), *expected_bf16, "{isa:?}");
         let packed_product = |x: Rows<'_>, dtype: DType| -> Vec<u32> {
             let w = as_packed(&w, [n, k], dtype);
             let y = linears::<f32>(&Input::with_isa(x, k, &[], isa), &[Weight::Packed(w.panels())]);
             y[0].iter().map(|y| y.to_bits()).collect()
         };
         assert_eq!(packed_product(Rows::F32(&x), DType::F32), expected, "{isa:?}");
-        assert_eq!(packed_product(Rows::Bf16(&xb), DType::BF16), expected_bf16, "{isa:?}");
+        assert_eq!(packed_product(Rows::Bf16(&xb), DType::BF16), *expected_bf16, "{isa:?}");
     }
 }
 
 #[test]
 fn a_row_alone_has_the_bits_that_it_has_among_others() {
-    let (m, k, n) = (11, 1500, 40);
+    let (m, k, n) = (43, 1500, 40);
     let wave = |n: usize, f: f32| -> Vec<f32> { (0..n).map(|i| (i as f32 * f).sin()).collect() };
     let (x, w) = (wave(m * k, 0.37), wave(n * k, 0.91));
     let (xb, wb) = (narrowed::<bf16>(&x), narrowed::<bf16>(&w));

@@ -1,0 +1,293 @@
+//! Products of bf16 with AMX: tiles of 16 rows of 32 elements, multiplied by one instruction.
+//!
+//! Panels and rows of pairs are tiles as they are. A tile of a panel is [`UNITS`] of its steps: each of
+//! its rows holds the pairs of 16 columns. Of a tile of each operand the instruction adds up the
+//! products of the upper halves and those of the lower, each in order, and adds the sum of both to the
+//! total. That is another order than that of vectors, so few rows, for which tiles are slower, are
+//! multiplied with vectors in the order of tiles: the bits of a row do not depend on how many there are.
+
+use std::arch::asm;
+use std::arch::x86_64::{
+    __m512, __m512i, _mm512_add_ps, _mm512_and_si512, _mm512_castsi512_ps, _mm512_fmadd_ps,
+    _mm512_load_si512, _mm512_loadu_ps, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_slli_epi32,
+    _mm512_storeu_ps,
+};
+use std::sync::OnceLock;
+
+use super::{FEW_ROWS, Strided};
+use crate::packed::{Step, WIDTH};
+
+/// Rows of a tile, units of a row of it, and lanes of a vector.
+const UNITS: usize = 16;
+/// Vectors of a step.
+const V: usize = WIDTH / UNITS;
+
+/// Whether the processor has the instructions, and the system lets this process have their registers.
+/// It is asked once. With `OLMO_AMX=off` in the environment the answer is no: products have the bits
+/// then that they have on a processor without.
+pub(super) fn is_available() -> bool {
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    let is_wanted = || std::env::var_os("OLMO_AMX").is_none_or(|value| value != "off");
+    *FOUND.get_or_init(|| is_wanted() && is_supported() && is_permitted())
+}
+
+/// Whether the processor has tiles and their products of bf16, and the system saves them.
+fn is_supported() -> bool {
+    use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
+    const OSXSAVE: u32 = 1 << 27;
+    const TILES_AND_BF16: u32 = 1 << 24 | 1 << 22;
+    const TILE_STATE: u64 = 1 << 18 | 1 << 17;
+    #[target_feature(enable = "xsave")]
+    fn saved_states() -> u64 {
+        // SAFETY: the function is called where the system has turned the instruction on.
+        unsafe { _xgetbv(0) }
+    }
+    if __cpuid(0).eax < 7 || __cpuid(1).ecx & OSXSAVE == 0 {
+        return false;
+    }
+    // SAFETY: the system has turned the instruction on.
+    let is_saved = unsafe { saved_states() } & TILE_STATE == TILE_STATE;
+    is_saved && __cpuid_count(7, 0).edx & TILES_AND_BF16 == TILES_AND_BF16
+}
+
+/// Asks the system for the tiles' registers: Linux saves them only of processes that did.
+#[cfg(target_os = "linux")]
+fn is_permitted() -> bool {
+    const REQUEST_STATE: libc::c_ulong = 0x1023;
+    const TILE_DATA: libc::c_ulong = 18;
+    // SAFETY: the call takes two numbers and no address.
+    unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST_STATE, TILE_DATA) == 0 }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_permitted() -> bool {
+    false
+}
+
+/// As [`avx512::multiply_bf16`](super::avx512::multiply_bf16), in the order of tiles.
+///
+/// # Safety
+///
+/// The registers [are available](is_available).
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn multiply(
+    x: Strided<'_, u32>,
+    n_rows: usize,
+    panel: &[Step<u32>],
+    sums: &mut [f32],
+) {
+    x.check(n_rows, panel.len());
+    assert!(sums.len() >= n_rows * WIDTH);
+    if n_rows <= FEW_ROWS {
+        return match n_rows {
+            0 => {}
+            1 => multiply_rows::<1>(x, panel, sums),
+            _ => multiply_rows::<FEW_ROWS>(x, panel, sums),
+        };
+    }
+    let n_tiles = panel.len() / UNITS;
+    let parts = [(0, n_tiles, UNITS), (n_tiles * UNITS, 1, panel.len() % UNITS)];
+    let mut loaded = None;
+    for (start, n_tiles, n_units) in parts {
+        if n_tiles == 0 || n_units == 0 {
+            continue;
+        }
+        for row in (0..n_rows).step_by(2 * UNITS) {
+            let shape = ((2 * UNITS).min(n_rows - row), n_units);
+            // SAFETY: the registers are available by the contract of this function; the rows, the part of
+            // the panel and the sums are there by the assertions above.
+            unsafe {
+                if loaded.replace(shape) != Some(shape) {
+                    Shapes::new(shape.0, shape.1).load();
+                }
+                let block = Block {
+                    x: x.values.as_ptr().add(row * x.stride + start),
+                    stride: x.stride,
+                    panel: panel.as_ptr().add(start),
+                    n_tiles,
+                    sums: sums.as_mut_ptr().add(row * WIDTH),
+                };
+                if shape.0 > UNITS { block.multiply_two() } else { block.multiply_one() }
+            }
+        }
+    }
+    // SAFETY: as above; nothing is left in the registers.
+    unsafe { asm!("tilerelease", options(nostack, nomem)) };
+}
+
+/// Rows and bytes of a row of the eight registers, as the processor reads them.
+#[repr(C, align(64))]
+struct Shapes {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+impl Shapes {
+    /// Of sums in 0 to 3, of up to two tiles of `x` in 4 and 5, of two tiles of a panel in 6 and 7:
+    /// `n_rows` rows of `x`, of which the second tile has those from the 17th on, and `n_units` units.
+    fn new(n_rows: usize, n_units: usize) -> Self {
+        let mut shapes =
+            Self { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
+        let (first, second) = (n_rows.min(UNITS), n_rows.saturating_sub(UNITS));
+        let sums = [first, first, second, second].map(|rows| (rows, UNITS));
+        let operands = [(first, n_units), (second, n_units), (n_units, UNITS), (n_units, UNITS)];
+        for (i, (rows, units)) in sums.into_iter().chain(operands).enumerate() {
+            if rows > 0 {
+                (shapes.rows[i], shapes.row_bytes[i]) = (rows as u8, 4 * units as u16);
+            }
+        }
+        shapes
+    }
+
+    /// # Safety
+    ///
+    /// The registers [are available](is_available).
+    unsafe fn load(&self) {
+        // SAFETY: by the contract of this function; the instruction reads the 64 bytes of `self`.
+        unsafe {
+            asm!(
+                "ldtilecfg [{}]", in(reg) self, options(nostack, readonly),
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            );
+        }
+    }
+}
+
+/// One or two tiles high and two wide.
+struct Block {
+    x: *const u32,
+    /// Units between the rows of `x`.
+    stride: usize,
+    panel: *const Step<u32>,
+    /// Tiles one after the other in the rows of `x` and in the panel.
+    n_tiles: usize,
+    sums: *mut f32,
+}
+
+/// Bytes of a step, and of a row of sums.
+const ROW_BYTES: usize = 4 * WIDTH;
+
+impl Block {
+    /// # Safety
+    ///
+    /// [`Shapes`] of more than [`UNITS`] rows are loaded, and as many of `x` and `sums` are there.
+    unsafe fn multiply_two(self) {
+        // SAFETY: by the contract of this function.
+        unsafe {
+            asm!(
+                "tileloadd tmm0, [{sums} + {row}]",
+                "tileloadd tmm1, [{sums} + {row} + 64]",
+                "tileloadd tmm2, [{sums_2} + {row}]",
+                "tileloadd tmm3, [{sums_2} + {row} + 64]",
+                "2:",
+                "tileloadd tmm4, [{x} + {stride}]",
+                "tileloadd tmm6, [{panel} + {row}]",
+                "tileloadd tmm7, [{panel} + {row} + 64]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm5, [{x_2} + {stride}]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "add {x}, 64",
+                "add {x_2}, 64",
+                "add {panel}, {tile}",
+                "dec {n}",
+                "jnz 2b",
+                "tilestored [{sums} + {row}], tmm0",
+                "tilestored [{sums} + {row} + 64], tmm1",
+                "tilestored [{sums_2} + {row}], tmm2",
+                "tilestored [{sums_2} + {row} + 64], tmm3",
+                x = inout(reg) self.x => _,
+                x_2 = inout(reg) self.x.add(UNITS * self.stride) => _,
+                stride = in(reg) 4 * self.stride,
+                panel = inout(reg) self.panel => _,
+                row = in(reg) ROW_BYTES,
+                tile = const UNITS * ROW_BYTES,
+                n = inout(reg) self.n_tiles => _,
+                sums = in(reg) self.sums,
+                sums_2 = in(reg) self.sums.add(UNITS * WIDTH),
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            );
+        }
+    }
+
+    /// # Safety
+    ///
+    /// [`Shapes`] of up to [`UNITS`] rows are loaded, and as many of `x` and `sums` are there.
+    unsafe fn multiply_one(self) {
+        // SAFETY: by the contract of this function.
+        unsafe {
+            asm!(
+                "tileloadd tmm0, [{sums} + {row}]",
+                "tileloadd tmm1, [{sums} + {row} + 64]",
+                "2:",
+                "tileloadd tmm4, [{x} + {stride}]",
+                "tileloadd tmm6, [{panel} + {row}]",
+                "tileloadd tmm7, [{panel} + {row} + 64]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "add {x}, 64",
+                "add {panel}, {tile}",
+                "dec {n}",
+                "jnz 2b",
+                "tilestored [{sums} + {row}], tmm0",
+                "tilestored [{sums} + {row} + 64], tmm1",
+                x = inout(reg) self.x => _,
+                stride = in(reg) 4 * self.stride,
+                panel = inout(reg) self.panel => _,
+                row = in(reg) ROW_BYTES,
+                tile = const UNITS * ROW_BYTES,
+                n = inout(reg) self.n_tiles => _,
+                sums = in(reg) self.sums,
+                out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            );
+        }
+    }
+}
+
+/// Few rows with vectors, in the order of tiles.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn multiply_rows<const R: usize>(x: Strided<'_, u32>, panel: &[Step<u32>], sums: &mut [f32]) {
+    let x: [_; R] = std::array::from_fn(|r| x.row(r, panel.len()));
+    let sums = &mut sums.as_chunks_mut::<UNITS>().0[..R * V];
+    for (tile, steps) in panel.chunks(UNITS).enumerate() {
+        let mut parts = [[[_mm512_setzero_ps(); 2]; V]; R];
+        for (i, step) in steps.iter().enumerate() {
+            // SAFETY: a step has `V` vectors and their alignment.
+            let w: [_; V] = std::array::from_fn(|v| unsafe {
+                halves(_mm512_load_si512(step.0.as_ptr().add(v * UNITS).cast()))
+            });
+            for (parts, x) in parts.iter_mut().zip(&x) {
+                let x = halves(_mm512_set1_epi32(x[tile * UNITS + i].cast_signed()));
+                for ([upper, lower], w) in parts.iter_mut().zip(w) {
+                    *upper = _mm512_fmadd_ps(x[0], w[0], *upper);
+                    *lower = _mm512_fmadd_ps(x[1], w[1], *lower);
+                }
+            }
+        }
+        for (sum, [upper, lower]) in sums.iter_mut().zip(parts.as_flattened()) {
+            // SAFETY: a chunk of the sums is a vector.
+            unsafe {
+                let total = _mm512_add_ps(*upper, *lower);
+                let total = _mm512_add_ps(_mm512_loadu_ps(sum.as_ptr()), total);
+                _mm512_storeu_ps(sum.as_mut_ptr(), total);
+            }
+        }
+    }
+}
+
+/// The upper and the lower elements of units, in f32.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn halves(units: __m512i) -> [__m512; 2] {
+    let upper = _mm512_and_si512(units, _mm512_set1_epi32(0xFFFF_0000_u32.cast_signed()));
+    [_mm512_castsi512_ps(upper), _mm512_castsi512_ps(_mm512_slli_epi32::<16>(units))]
+}
