@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use super::dot::{self, Strided};
 use super::element::Element;
+use super::lanes::vectorized;
 use super::shared::Columns;
 use super::weighted_sum::WeightedSum;
 use super::{from_vec, lanes};
@@ -158,7 +159,7 @@ impl<E: Element, K: Element> Call<'_, E, K> {
             );
         }
         let scale = 1.0 / (head_dim as f64).sqrt();
-        pulp::Arch::new().dispatch(
+        vectorized(
             #[inline(always)]
             || {
                 for (row, scores) in buffers.scores.chunks_exact_mut(n_keys.max(1)).enumerate() {
@@ -181,7 +182,7 @@ impl<E: Element, K: Element> Call<'_, E, K> {
                 length: head_dim,
             });
         }
-        pulp::Arch::new().dispatch(
+        vectorized(
             #[inline(always)]
             || {
                 for (row, sums) in buffers.sums.chunks_exact(head_dim).enumerate() {

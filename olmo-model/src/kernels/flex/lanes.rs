@@ -6,6 +6,26 @@
 /// Partial results kept side by side: one AVX-512 register, two AVX registers.
 const LANES: usize = 16;
 
+/// Runs `f`, which is to be marked `#[inline(always)]`, with the widest vector instructions of the machine.
+///
+/// A closure that is called by value has a function of its own around it, which is not inlined where it
+/// is large and knows of no vector instructions. Called by reference it has none.
+#[inline(always)]
+pub(super) fn vectorized<R>(f: impl FnMut() -> R) -> R {
+    struct Vectorized<F>(F);
+
+    impl<R, F: FnMut() -> R> pulp::WithSimd for Vectorized<F> {
+        type Output = R;
+
+        #[inline(always)]
+        fn with_simd<S: pulp::Simd>(mut self, _: S) -> R {
+            (self.0)()
+        }
+    }
+
+    pulp::Arch::new().dispatch(Vectorized(f))
+}
+
 /// Sum of `f` over a row.
 #[inline(always)]
 pub(super) fn sum(xs: &[f32], f: impl Fn(f32) -> f32) -> f32 {

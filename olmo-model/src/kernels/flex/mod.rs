@@ -34,6 +34,7 @@ use rayon::prelude::*;
 #[cfg(test)]
 pub(crate) use self::dot::multiplies_tiles;
 use self::element::Element;
+use self::lanes::vectorized;
 use self::widen::{are_float, narrowed, widened};
 use super::{AttentionRows, AttentionSpan, Kernels};
 use crate::packed::PackedMatrix;
@@ -301,7 +302,7 @@ fn for_row_blocks<E: Element>(out: &mut [E], row: usize, f: impl Fn(usize, &mut 
     }
     let rows_per_block = (PARALLEL_ELEMENTS / row).max(1);
     let run = |(block, rows): (usize, &mut [E])| {
-        pulp::Arch::new().dispatch(
+        vectorized(
             #[inline(always)]
             || f(block * rows_per_block, rows),
         );

@@ -4,6 +4,7 @@ use burn::backend::flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::element::Element;
+use super::lanes::vectorized;
 use super::{for_row_blocks, from_vec, into_vec, lanes, last_dim, typed, values};
 
 /// Rows whose contributions to a weight's gradient are summed together; fixed, so that the sum does
@@ -121,7 +122,7 @@ pub(super) fn rms_norm_backward(
         .par_chunks_mut(ROWS_PER_SUM * d)
         .zip(x.par_chunks(ROWS_PER_SUM * d))
         .map(|(grad, x)| {
-            pulp::Arch::new().dispatch(
+            vectorized(
                 #[inline(always)]
                 || rms_norm_backward_rows(x, weight, grad, eps),
             )

@@ -4,6 +4,7 @@ use burn::backend::flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::element::Element;
+use super::lanes::vectorized;
 use super::{PARALLEL_ELEMENTS, for_row_blocks, from_vec, into_vec, lanes, typed, values};
 
 pub(super) fn forward<E: Element>(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
@@ -49,7 +50,7 @@ pub(super) fn backward(
         .zip(dup.par_chunks_mut(PARALLEL_ELEMENTS))
         .zip(gate.par_chunks(PARALLEL_ELEMENTS).zip(grad.par_chunks(PARALLEL_ELEMENTS)))
         .for_each(|((dgate, dup), (gate, grad))| {
-            pulp::Arch::new().dispatch(
+            vectorized(
                 #[inline(always)]
                 || backward_block(dgate, dup, gate, grad),
             );

@@ -3,6 +3,7 @@
 use burn::backend::flex::FlexTensor;
 use rayon::prelude::*;
 
+use super::lanes::vectorized;
 use super::{from_vec, into_vec, lanes, last_dim};
 
 /// Elements that are added up in f32.
@@ -23,7 +24,7 @@ pub(super) fn token_losses(
         .par_chunks_mut(vocab)
         .zip(targets)
         .map(|(row, target)| {
-            pulp::Arch::new().dispatch(
+            vectorized(
                 #[inline(always)]
                 || row_losses(row, *target, z_loss, with_gradient),
             )

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use super::dot::Rows;
 use super::element::Element;
+use super::lanes::vectorized;
 use super::{from_vec, into_vec, typed};
 
 /// Elements converted at a time.
@@ -47,7 +48,7 @@ pub(super) fn narrowed(x: FlexTensor, dtype: DType) -> FlexTensor {
         let wide = into_vec(x);
         let mut narrow = vec![E::default(); wide.len()];
         narrow.par_chunks_mut(CHUNK).zip(wide.par_chunks(CHUNK)).for_each(|(out, wide)| {
-            pulp::Arch::new().dispatch(
+            vectorized(
                 #[inline(always)]
                 || {
                     for (out, x) in out.iter_mut().zip(wide) {

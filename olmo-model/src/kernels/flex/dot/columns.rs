@@ -5,6 +5,7 @@ use std::ops::Range;
 use half::bf16;
 use rayon::prelude::*;
 
+use super::super::lanes::vectorized;
 use super::Rows;
 use crate::packed::{Step, WIDTH, pair_of};
 
@@ -15,7 +16,7 @@ const TILE: usize = 32;
 /// odd number of rows is beside zeros, and so are columns that are not there.
 pub(super) fn pack_pairs(w: &[bf16], stride: usize, columns: Range<usize>, out: &mut [Step<u32>]) {
     let n = columns.len();
-    pulp::Arch::new().dispatch(
+    vectorized(
         #[inline(always)]
         || {
             const ZEROS: [bf16; WIDTH] = [bf16::ZERO; WIDTH];

@@ -5,6 +5,7 @@
 //! added in f32, one after the other. Weights are stored with an offset that makes them positive,
 //! which the sum of a block's activations takes off again. It is how llama.cpp multiplies its `q8_0`.
 
+use super::super::lanes::vectorized;
 use super::Strided;
 use crate::packed::{Step, WIDTH};
 use crate::quantized::{BLOCK, Quantization};
@@ -29,7 +30,7 @@ impl Rounded {
         let n_blocks = k / BLOCK;
         let mut groups = vec![0; x.len() / GROUP];
         let mut blocks = vec![(0.0, 0); x.len() / BLOCK];
-        pulp::Arch::new().dispatch(
+        vectorized(
             #[inline(always)]
             || {
                 let outputs = groups.as_chunks_mut::<GROUPS>().0.iter_mut().zip(&mut blocks);
@@ -96,7 +97,7 @@ impl Blocks<'_> {
 /// Adds the products of `n_rows` rows of `x` with some blocks of a panel to `sums[n_rows, WIDTH]`.
 pub(super) fn multiply(x: Operand<'_>, n_rows: usize, w: Blocks<'_>, sums: &mut [f32]) {
     w.check(x, n_rows);
-    pulp::Arch::new().dispatch(
+    vectorized(
         #[inline(always)]
         || {
             for (row, sums) in sums.as_chunks_mut::<WIDTH>().0.iter_mut().take(n_rows).enumerate() {

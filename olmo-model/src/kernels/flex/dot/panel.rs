@@ -7,6 +7,7 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
+use super::super::lanes::vectorized;
 use super::Strided;
 use crate::packed::{Step, WIDTH};
 
@@ -46,7 +47,7 @@ pub(super) fn widen_f16(steps: &[Step<f16>], out: &mut Vec<Step<f32>>) {
 /// The first `length` elements of steps of pairs of bf16 as f32.
 pub(super) fn widen_pairs(steps: &[Step<u32>], length: usize, out: &mut Vec<Step<f32>>) {
     out.resize(length, Step([0.0; WIDTH]));
-    pulp::Arch::new().dispatch(
+    vectorized(
         #[inline(always)]
         || {
             for (step, out) in steps.iter().zip(out.chunks_mut(2)) {

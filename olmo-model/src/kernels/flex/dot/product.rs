@@ -5,6 +5,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::super::element::Element;
+use super::super::lanes::vectorized;
 use super::super::shared::Columns;
 use super::super::swiglu;
 use super::{BLOCK_ROWS, Input, Scratch, Weight};
@@ -61,10 +62,10 @@ fn for_each_part(
         for rows in blocks(x.n_rows()) {
             let sums = sized(products, rows.len() * task.len());
             x.multiply(weights[which], rows.clone(), task.clone(), sums, scratch);
-            pulp::Arch::new().dispatch(
+            vectorized(
                 #[inline(always)]
                 || {
-                    for (row, sums) in rows.zip(sums.chunks_exact(task.len())) {
+                    for (row, sums) in rows.clone().zip(sums.chunks_exact(task.len())) {
                         f(which, row, task.start, sums);
                     }
                 },
@@ -90,7 +91,7 @@ pub(in super::super) fn gated<E: Element>(
             x.multiply(up, rows.clone(), task.clone(), ups, scratch);
             let each = gates.chunks_exact_mut(task.len()).zip(ups.chunks_exact(task.len()));
             for (row, (gates, ups)) in rows.zip(each) {
-                pulp::Arch::new().dispatch(
+                vectorized(
                     #[inline(always)]
                     || {
                         gate_row::<E>(gates, ups);

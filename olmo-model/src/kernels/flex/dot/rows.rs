@@ -6,6 +6,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::super::element::Element;
+use super::super::lanes::vectorized;
 
 /// The values of a contiguous matrix, row after row.
 #[derive(Debug, Clone, Copy)]
@@ -34,10 +35,10 @@ impl Rows<'_> {
         match *self {
             Self::F32(values) => out.copy_from_slice(&values[range]),
             Self::F16(values) => values[range].convert_to_f32_slice(out),
-            Self::Bf16(values) => pulp::Arch::new().dispatch(
+            Self::Bf16(values) => vectorized(
                 #[inline(always)]
                 || {
-                    for (out, x) in out.iter_mut().zip(&values[range]) {
+                    for (out, x) in out.iter_mut().zip(&values[range.clone()]) {
                         *out = Element::widen(*x);
                     }
                 },
