@@ -3,24 +3,24 @@
 //! Panels and rows of pairs are tiles as they are. A tile of a panel is [`UNITS`] of its steps: each of
 //! its rows holds the pairs of 16 columns. Of a tile of each operand the instruction adds up the
 //! products of the upper halves and those of the lower, each in order, and adds the sum of both to the
-//! total. That is another order than that of vectors, so few rows, for which tiles are slower, are
-//! multiplied with vectors in the order of tiles: the bits of a row do not depend on how many there are.
+//! total. That is another order than that of vectors, so few rows are multiplied in tiles too, which are
+//! then not filled: the bits of a row do not depend on how many there are.
 
 use std::arch::asm;
-use std::arch::x86_64::{
-    __m512, __m512i, _mm512_add_ps, _mm512_and_si512, _mm512_castsi512_ps, _mm512_fmadd_ps,
-    _mm512_load_si512, _mm512_loadu_ps, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_slli_epi32,
-    _mm512_storeu_ps,
-};
+use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 use std::sync::OnceLock;
 
-use super::{FEW_ROWS, Strided};
+use super::Strided;
 use crate::packed::{Step, WIDTH};
 
-/// Rows of a tile, units of a row of it, and lanes of a vector.
+/// Rows of a tile, and units of a row of it.
 const UNITS: usize = 16;
-/// Vectors of a step.
-const V: usize = WIDTH / UNITS;
+/// Bytes of a step, and of a row of sums.
+const ROW_BYTES: usize = 4 * WIDTH;
+/// Bytes that memory gives at once.
+const LINE_BYTES: usize = 64;
+/// Lines that are fetched ahead in one go.
+const MAX_LINES: usize = 64;
 
 /// Whether the processor has the instructions, and the system lets this process have their registers.
 /// It is asked once. With `OLMO_AMX=off` in the environment the answer is no: products have the bits
@@ -33,7 +33,7 @@ pub(super) fn is_available() -> bool {
 
 /// Whether the processor has tiles and their products of bf16, and the system saves them.
 fn is_supported() -> bool {
-    use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
+    use std::arch::x86_64::{__cpuid_count, _xgetbv};
     const OSXSAVE: u32 = 1 << 27;
     const TILES_AND_BF16: u32 = 1 << 24 | 1 << 22;
     const TILE_STATE: u64 = 1 << 18 | 1 << 17;
@@ -42,12 +42,15 @@ fn is_supported() -> bool {
         // SAFETY: the function is called where the system has turned the instruction on.
         unsafe { _xgetbv(0) }
     }
-    if __cpuid(0).eax < 7 || __cpuid(1).ecx & OSXSAVE == 0 {
+    #[allow(unused_unsafe, reason = "the function is safe in newer versions of Rust")]
+    // SAFETY: every processor of 64 bits has the instruction.
+    let leaf = |leaf| unsafe { __cpuid_count(leaf, 0) };
+    if leaf(0).eax < 7 || leaf(1).ecx & OSXSAVE == 0 {
         return false;
     }
     // SAFETY: the system has turned the instruction on.
     let is_saved = unsafe { saved_states() } & TILE_STATE == TILE_STATE;
-    is_saved && __cpuid_count(7, 0).edx & TILES_AND_BF16 == TILES_AND_BF16
+    is_saved && leaf(7).edx & TILES_AND_BF16 == TILES_AND_BF16
 }
 
 /// Asks the system for the tiles' registers: Linux saves them only of processes that did.
@@ -64,27 +67,23 @@ fn is_permitted() -> bool {
     false
 }
 
-/// As [`avx512::multiply_bf16`](super::avx512::multiply_bf16), in the order of tiles.
+/// As [`avx512::multiply_bf16`](super::avx512::multiply_bf16), in the order of tiles. Fetches what lies
+/// behind the panel, as much as the panel is, where that `is_next`.
 ///
 /// # Safety
 ///
 /// The registers [are available](is_available).
-#[target_feature(enable = "avx512f")]
 pub(super) unsafe fn multiply(
     x: Strided<'_, u32>,
     n_rows: usize,
     panel: &[Step<u32>],
+    is_next: bool,
     sums: &mut [f32],
 ) {
     x.check(n_rows, panel.len());
     assert!(sums.len() >= n_rows * WIDTH);
-    if n_rows <= FEW_ROWS {
-        return match n_rows {
-            0 => {}
-            1 => multiply_rows::<1>(x, panel, sums),
-            _ => multiply_rows::<FEW_ROWS>(x, panel, sums),
-        };
-    }
+    let n_lines = size_of_val(panel) / LINE_BYTES / n_rows.div_ceil(2 * UNITS).max(1);
+    let n_lines = if is_next { n_lines.min(MAX_LINES) } else { 0 };
     let n_tiles = panel.len() / UNITS;
     let parts = [(0, n_tiles, UNITS), (n_tiles * UNITS, 1, panel.len() % UNITS)];
     let mut loaded = None;
@@ -93,6 +92,9 @@ pub(super) unsafe fn multiply(
             continue;
         }
         for row in (0..n_rows).step_by(2 * UNITS) {
+            if start == 0 {
+                fetch(panel.as_ptr_range().end, row / (2 * UNITS) * n_lines, n_lines);
+            }
             let shape = ((2 * UNITS).min(n_rows - row), n_units);
             // SAFETY: the registers are available by the contract of this function; the rows, the part of
             // the panel and the sums are there by the assertions above.
@@ -113,6 +115,15 @@ pub(super) unsafe fn multiply(
     }
     // SAFETY: as above; nothing is left in the registers.
     unsafe { asm!("tilerelease", options(nostack, nomem)) };
+}
+
+/// Has `n` lines from the line `first` behind `start` brought to the second-level cache.
+fn fetch(start: *const Step<u32>, first: usize, n: usize) {
+    for line in first..first + n {
+        let line = start.cast::<i8>().wrapping_add(line * LINE_BYTES);
+        // SAFETY: a hint, which reads nothing, and may name any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line) };
+    }
 }
 
 /// Rows and bytes of a row of the eight registers, as the processor reads them.
@@ -167,9 +178,6 @@ struct Block {
     n_tiles: usize,
     sums: *mut f32,
 }
-
-/// Bytes of a step, and of a row of sums.
-const ROW_BYTES: usize = 4 * WIDTH;
 
 impl Block {
     /// # Safety
@@ -250,44 +258,4 @@ impl Block {
             );
         }
     }
-}
-
-/// Few rows with vectors, in the order of tiles.
-#[target_feature(enable = "avx512f")]
-#[inline]
-fn multiply_rows<const R: usize>(x: Strided<'_, u32>, panel: &[Step<u32>], sums: &mut [f32]) {
-    let x: [_; R] = std::array::from_fn(|r| x.row(r, panel.len()));
-    let sums = &mut sums.as_chunks_mut::<UNITS>().0[..R * V];
-    for (tile, steps) in panel.chunks(UNITS).enumerate() {
-        let mut parts = [[[_mm512_setzero_ps(); 2]; V]; R];
-        for (i, step) in steps.iter().enumerate() {
-            // SAFETY: a step has `V` vectors and their alignment.
-            let w: [_; V] = std::array::from_fn(|v| unsafe {
-                halves(_mm512_load_si512(step.0.as_ptr().add(v * UNITS).cast()))
-            });
-            for (parts, x) in parts.iter_mut().zip(&x) {
-                let x = halves(_mm512_set1_epi32(x[tile * UNITS + i].cast_signed()));
-                for ([upper, lower], w) in parts.iter_mut().zip(w) {
-                    *upper = _mm512_fmadd_ps(x[0], w[0], *upper);
-                    *lower = _mm512_fmadd_ps(x[1], w[1], *lower);
-                }
-            }
-        }
-        for (sum, [upper, lower]) in sums.iter_mut().zip(parts.as_flattened()) {
-            // SAFETY: a chunk of the sums is a vector.
-            unsafe {
-                let total = _mm512_add_ps(*upper, *lower);
-                let total = _mm512_add_ps(_mm512_loadu_ps(sum.as_ptr()), total);
-                _mm512_storeu_ps(sum.as_mut_ptr(), total);
-            }
-        }
-    }
-}
-
-/// The upper and the lower elements of units, in f32.
-#[target_feature(enable = "avx512f")]
-#[inline]
-fn halves(units: __m512i) -> [__m512; 2] {
-    let upper = _mm512_and_si512(units, _mm512_set1_epi32(0xFFFF_0000_u32.cast_signed()));
-    [_mm512_castsi512_ps(upper), _mm512_castsi512_ps(_mm512_slli_epi32::<16>(units))]
 }

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use half::bf16;
 
+use super::super::lanes::vectorized;
 use super::integers::{Blocks, GROUPS, Rounded};
 use super::isa::Isa;
 #[cfg(target_arch = "x86_64")]
@@ -136,7 +137,7 @@ impl<'a> Input<'a> {
                 let units = k.div_ceil(2);
                 for (i, panel) in panel(steps, index, units).chunks(block).enumerate() {
                     let x = Strided::at(&self.pairs, units, rows.start, i.saturating_mul(block));
-                    self.multiply_pairs(x, rows.len(), panel, &mut scratch.sums);
+                    self.multiply_pairs(x, rows.len(), panel, true, &mut scratch.sums);
                 }
             }
             Values::Bf16(steps) if rows.len() <= FEW_ROWS => {
@@ -191,18 +192,22 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// Products of rows of `pairs` with a part of a panel.
+    /// Products of rows of `pairs` with a part of a panel, behind which the next part lies where that
+    /// `is_next`.
     #[cfg(target_arch = "x86_64")]
     fn multiply_pairs(
         &self,
         x: Strided<'_, u32>,
         n_rows: usize,
         panel: &[Step<u32>],
+        is_next: bool,
         sums: &mut [f32],
     ) {
         // SAFETY: pairs are made where their instructions were found, and `amx` says the same of tiles.
         match self.isa {
-            Isa::Avx512 { amx: true, .. } => unsafe { amx::multiply(x, n_rows, panel, sums) },
+            Isa::Avx512 { amx: true, .. } => unsafe {
+                amx::multiply(x, n_rows, panel, is_next, sums)
+            },
             _ => unsafe { avx512::multiply_bf16(x, n_rows, panel, sums) },
         }
     }
@@ -239,7 +244,7 @@ impl<'a> Input<'a> {
                 scratch.pairs.resize(n_units, Step([0; WIDTH]));
                 // SAFETY: pairs are made where the instructions were found.
                 unsafe { avx512::pack_bf16(w, columns.len(), length, &mut scratch.pairs) };
-                self.multiply_pairs(x, rows.len(), &scratch.pairs, &mut scratch.sums);
+                self.multiply_pairs(x, rows.len(), &scratch.pairs, false, &mut scratch.sums);
             }
             return;
         }
@@ -285,7 +290,7 @@ impl<'a> Input<'a> {
                     scratch.pairs.resize(n_units, Step([0; WIDTH]));
                     columns::pack_pairs(w, stride, columns.clone(), &mut scratch.pairs);
                     let x = Strided::at(&self.pairs, units, rows.start, start);
-                    self.multiply_pairs(x, rows.len(), &scratch.pairs, &mut scratch.part);
+                    self.multiply_pairs(x, rows.len(), &scratch.pairs, false, &mut scratch.part);
                 }
                 w => {
                     scratch.panel.resize(n_units, Step([0.0; WIDTH]));
@@ -308,10 +313,10 @@ impl<'a> Input<'a> {
 fn pairs_of(values: &[bf16], k: usize) -> Vec<u32> {
     let length = k.div_ceil(2);
     let mut units = vec![0; values.len().checked_div(k).unwrap_or(0) * length];
-    let rows = units.chunks_exact_mut(length.max(1)).zip(values.chunks_exact(k.max(1)));
-    pulp::Arch::new().dispatch(
+    vectorized(
         #[inline(always)]
         || {
+            let rows = units.chunks_exact_mut(length.max(1)).zip(values.chunks_exact(k.max(1)));
             for (units, row) in rows {
                 let (pairs, rest) = row.as_chunks::<2>();
                 for (unit, [a, b]) in units.iter_mut().zip(pairs) {
