@@ -203,11 +203,12 @@ impl<'a> Input<'a> {
         is_next: bool,
         sums: &mut [f32],
     ) {
-        // SAFETY: pairs are made where their instructions were found, and `amx` says the same of tiles.
         match self.isa {
+            // SAFETY: the registers were found to be available.
             Isa::Avx512 { amx: true, .. } => unsafe {
-                amx::multiply(x, n_rows, panel, is_next, sums)
+                amx::multiply(x, n_rows, panel, is_next, sums);
             },
+            // SAFETY: pairs are made where the instructions were found.
             _ => unsafe { avx512::multiply_bf16(x, n_rows, panel, sums) },
         }
     }
