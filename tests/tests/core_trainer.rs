@@ -25,7 +25,7 @@ struct Reference {
     z_loss: Vec<f64>,
     grad_norm: Vec<f64>,
     lr: Vec<f64>,
-    /// 1 where SkipStepAdamW made none.
+    /// 1 where `SkipStepAdamW` made none.
     skipped: Option<Vec<f64>>,
 }
 
@@ -38,7 +38,7 @@ impl Observer for Steps {
     }
 }
 
-/// What scripts/golden/core_trainer.py sets up in Python, as a configuration of ours.
+/// What `scripts/golden/core_trainer.py` sets up in Python, as a configuration of ours.
 fn config(run: &str, step: u64, folder: &Path) -> TrainConfig {
     let checkpoint = golden(&format!("core_trainer/{run}/step{step}"));
     // The beginning of the file, as the original had it.
@@ -110,7 +110,6 @@ fn follow(run: &str, step: u64) {
             assert!((found - skipped[i]).abs() < 0.5, "{run}: step {}", metrics.step);
         }
     }
-    println!("{run} from step {step}: loss, z-loss, gradient norm, rate are off by {worst:?}");
     for (found, tolerance) in worst.into_iter().zip([LOSS, LOSS, GRAD_NORM, RATE]) {
         assert!(found <= tolerance, "{run} from step {step}: {worst:?}");
     }
@@ -126,7 +125,7 @@ fn a_run_of_olmo_core_goes_on_as_its_own_trainer_does() {
     follow("olmo2", 9);
 }
 
-/// With windows, SkipStepAdamW, which skips a step on the way, and another schedule.
+/// With windows, `SkipStepAdamW`, which skips a step on the way, and another schedule.
 #[test]
 fn a_run_of_olmo_3_is_that_of_olmo_core_and_skips_the_same_step() {
     follow("olmo3", 0);
