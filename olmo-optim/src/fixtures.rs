@@ -9,5 +9,5 @@ pub(crate) fn tensor(values: &[f32]) -> Tensor<1> {
 
 /// Its elements.
 pub(crate) fn values(tensor: Tensor<1>) -> Vec<f32> {
-    tensor.into_data().try_into_vec().unwrap()
+    tensor.into_data().try_into_vec().expect("numbers in f32")
 }
