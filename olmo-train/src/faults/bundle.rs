@@ -134,9 +134,11 @@ fn write_weights(path: &Path, model: &Transformer) -> Result<(), Error> {
 /// # Errors
 ///
 /// [`Error::Config`], [`Error::Checkpoint`], [`Error::Hub`] and [`Error::Io`] where a file of the
-/// bundle is missing or is not what this version writes.
+/// bundle is missing or is not what this version writes; [`Error::Model`] where the device does not
+/// compute in the precision of the run.
 pub fn replay(dir: &Path, device: &Device) -> Result<Replay, Error> {
     let config = TrainConfig::read(&dir.join(CONFIG_FILE), &[])?;
+    config.precision.check(device)?;
     let path = dir.join(RECORD_FILE);
     let text =
         fs::read_to_string(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
