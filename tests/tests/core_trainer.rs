@@ -8,8 +8,10 @@ use std::sync::atomic::AtomicBool;
 use burn::tensor::Device;
 use olmo_hub::ModelFolder;
 use olmo_tests::golden;
-use olmo_train::{Observer, StepMetrics, TrainConfig, Trainer};
+use olmo_train::{TrainConfig, Trainer};
 use serde::Deserialize;
+
+use crate::load::Steps;
 
 /// Largest relative difference of a step's loss and z-loss. Measured: 1.8e-7.
 const LOSS: f64 = 3e-7;
@@ -27,15 +29,6 @@ struct Reference {
     lr: Vec<f64>,
     /// 1 where `SkipStepAdamW` made none.
     skipped: Option<Vec<f64>>,
-}
-
-#[derive(Default)]
-struct Steps(Vec<StepMetrics>);
-
-impl Observer for Steps {
-    fn on_step(&mut self, metrics: &StepMetrics) {
-        self.0.push(*metrics);
-    }
 }
 
 /// What `scripts/golden/core_trainer.py` sets up in Python, as a configuration of ours.

@@ -33,8 +33,9 @@ struct Reference {
     loss_again: Vec<f64>,
 }
 
+/// Collects the steps of a run.
 #[derive(Default)]
-struct Steps(Vec<StepMetrics>);
+pub(crate) struct Steps(pub(crate) Vec<StepMetrics>);
 
 impl Observer for Steps {
     fn on_step(&mut self, metrics: &StepMetrics) {

@@ -4,9 +4,9 @@ use burn::module::Module;
 use burn::tensor::{FloatDType, Int, Tensor};
 
 use olmo_model::block::Block;
-use olmo_model::linear::Embedding;
 use olmo_model::{Labels, LossValues, Positions, RouterLosses, Transformer, token_tensor, walk};
 
+use super::head::Head;
 use super::{ActivationCosts, Gradients, StepOptions};
 
 /// What a segment leaves behind for its backward pass.
@@ -113,14 +113,9 @@ impl Chain<'_> {
         gradients: &mut Gradients,
     ) -> (LossValues, Tensor<3>) {
         let input = x.autodiff().require_grad();
-        let head = walk::leaves(&self.model.lm_head, self.dtype());
-        // With tied weights the head's matrix is the embedding, a leaf that is not the head's.
-        let tied = head.w_out.is_none().then(|| walk::leaves(&self.model.embeddings, self.dtype()));
-        let weight = match (&head.w_out, &tied) {
-            (Some(w_out), _) => w_out.weight.val(),
-            (None, Some(Embedding { weight })) => weight.val(),
-            (None, None) => unreachable!("the head has a matrix of its own or the embedding's"),
-        };
+        let leaves = Head::leaves(self.model, self.dtype());
+        let weight = leaves.weight();
+        let Head { head, tied } = leaves;
         let sums = head.loss(input.clone(), weight, labels, self.options.z_loss);
         let root = sums.objective() * self.options.loss_scale;
         let losses = sums.into_values();

@@ -1,10 +1,10 @@
 //! The forward pass alone, in the precision of a step: what rows of tokens cost.
 
 use burn::module::Module as _;
-use olmo_model::linear::Embedding;
 use olmo_model::{Labels, LossSums, Positions, Transformer, token_tensor, walk};
 
 use super::Precision;
+use super::head::Head;
 
 /// The summed cross-entropy in nats of each row of `tokens`, row-major `[batch, seq]`, of which all
 /// tokens but the first count. `model` is on a device without autodiff and holds the f32 master weights.
@@ -25,16 +25,11 @@ pub(crate) fn row_losses(
     for block in &model.blocks {
         x = walk::leaves(block, dtype).valid().forward(x, &positions, None);
     }
-    let head = walk::leaves(&model.lm_head, dtype).valid();
-    let tied = head.w_out.is_none().then(|| walk::leaves(&model.embeddings, dtype).valid());
-    let weight = match (head.own_output_weight(), tied) {
-        (Some(weight), _) => weight,
-        (None, Some(Embedding { weight })) => weight.val(),
-        (None, None) => unreachable!("the head has a matrix of its own or the embedding's"),
-    };
+    let head = Head::leaves(model, dtype).valid();
+    let weight = head.weight();
     let rows = tokens.chunks(seq).enumerate().map(|(row, tokens)| {
         let labels = Labels::next_token(tokens, seq);
-        head.loss(x.clone().narrow(0, row, 1), weight.clone(), &labels, 0.0)
+        head.head.loss(x.clone().narrow(0, row, 1), weight.clone(), &labels, 0.0)
     });
     // All are on their way before the first is waited for.
     let sums: Vec<LossSums> = rows.collect();

@@ -14,6 +14,7 @@ mod batch;
 mod chain;
 mod clip;
 mod gradients;
+mod head;
 mod losses;
 
 use burn::tensor::{Device, FloatDType};
