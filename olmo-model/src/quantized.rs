@@ -163,18 +163,34 @@ fn q8_block(block: &[f32; BLOCK]) -> ([u8; BLOCK], bf16) {
     let largest = block.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
     let scale = away_from_zero(largest / 127.0);
     let inverse = inverse(scale);
-    let number = |x: f32| (x * inverse).round_ties_even().clamp(-127.0, 127.0) as i32;
-    (block.map(|x| (number(x) + Quantization::Q8.offset()) as u8), scale)
+    let mut bytes = [0; BLOCK];
+    for (byte, x) in bytes.iter_mut().zip(block) {
+        *byte = (nearest((x * inverse).clamp(-127.0, 127.0)) + Quantization::Q8.offset()) as u8;
+    }
+    (bytes, scale)
 }
 
 fn q4_block(block: &[f32; BLOCK]) -> ([u8; BLOCK / 2], bf16) {
     let largest = block.iter().fold(0.0_f32, |max, x| if x.abs() > max.abs() { *x } else { max });
     let scale = away_from_zero(largest / -8.0);
     let inverse = inverse(scale);
-    let number = |x: f32| (x * inverse).round_ties_even().clamp(-8.0, 7.0) as i32;
-    let number = |x: f32| (number(x) + Quantization::Q4.offset()) as u8;
+    let number =
+        |x: f32| (nearest((x * inverse).clamp(-8.0, 7.0)) + Quantization::Q4.offset()) as u8;
+    let mut bytes = [0; BLOCK / 2];
     let (low, high) = block.split_at(BLOCK / 2);
-    (std::array::from_fn(|i| number(low[i]) | (number(high[i]) << 4)), scale)
+    for (byte, (low, high)) in bytes.iter_mut().zip(low.iter().zip(high)) {
+        *byte = number(*low) | (number(*high) << 4);
+    }
+    (bytes, scale)
+}
+
+/// The nearest whole number of one below 2^22 in magnitude, of two the even one; 0 for NaN. Adding
+/// 1.5 * 2^23 leaves no bits for a fraction. `round_ties_even` is a call for each element where the
+/// instruction for it may be missing.
+#[inline]
+fn nearest(x: f32) -> i32 {
+    const ROUND: f32 = 12_582_912.0;
+    ((x + ROUND) - ROUND) as i32
 }
 
 /// The next bf16 that is no nearer to zero, so that the largest element is not cut off.
@@ -221,6 +237,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn whole_numbers_are_rounded_to_even() {
+        for i in -1024..=1024 {
+            let x = i as f32 / 8.0;
+            for x in [x.next_down(), x, x.next_up()] {
+                assert_eq!(nearest(x), x.round_ties_even() as i32, "{x}");
+            }
+        }
+        assert_eq!(nearest(f32::NAN), 0);
     }
 
     #[test]
