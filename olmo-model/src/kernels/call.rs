@@ -176,7 +176,7 @@ pub(crate) fn token_losses(logits: Tensor<2>, targets: Tensor<1, Int>, z_loss: f
 pub(crate) fn on_workers<R: Send>(device: &Device, f: impl FnOnce() -> R + Send) -> R {
     #[cfg(feature = "flex")]
     if *device == Device::flex() {
-        return rayon::scope(|_| f());
+        return super::awake::on_awake_workers(f);
     }
     // A GPU has a queue for each thread; changing threads would cost more than it saves.
     let _ = device;

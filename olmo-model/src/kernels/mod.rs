@@ -12,6 +12,8 @@
 
 mod attention;
 mod autodiff;
+#[cfg(feature = "flex")]
+mod awake;
 mod call;
 mod cross_entropy;
 mod experts;
