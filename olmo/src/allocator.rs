@@ -19,6 +19,19 @@ pub(crate) fn keep_large_buffers() {
     }
 }
 
+/// Lets all threads take memory from one place. Otherwise each worker that ran a prompt keeps as much as its
+/// activations took, where the next prompt may go through another worker. Only what is called before a
+/// second thread asks for memory has this effect.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub(crate) fn share_buffers() {
+    // SAFETY: as above; threads that have memory of their own keep it.
+    let _ = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
 /// Other allocators have settings of their own.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub(crate) fn keep_large_buffers() {}
+
+/// Other allocators have settings of their own.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub(crate) fn share_buffers() {}

@@ -137,6 +137,7 @@ pub(crate) fn load(
     device: DeviceName,
     weights: Weights,
 ) -> Result<Transformer> {
+    crate::allocator::share_buffers();
     let device = device.open()?;
     let bar = crate::progress::open_ended("loading the model");
     let model = match weights.quantization() {

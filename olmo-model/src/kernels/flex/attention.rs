@@ -4,13 +4,16 @@
 //! Values are rounded to the type of the queries where the composed form rounds them. Keys and values
 //! may be narrower, out of a cache that holds them so.
 
+use std::cell::Cell;
 use std::ops::Range;
+use std::thread::LocalKey;
 
 use burn::backend::flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::dot::{self, Strided};
 use super::element::Element;
+use super::kept::{Keep, Kept};
 use super::lanes::vectorized;
 use super::shared::Columns;
 use super::weighted_sum::WeightedSum;
@@ -53,12 +56,12 @@ pub(super) fn forward<E: Element, K: Element>(
     let n_products = batch * n_heads * seq_q * k.shape[2] * head_dim;
     let call = Call { q, k, v, group, span, out: &columns };
     if n_products < PARALLEL_PRODUCTS {
-        let mut buffers = Buffers::default();
+        let mut buffers = Kept::take();
         for block in &blocks {
             call.block(block, &mut buffers);
         }
     } else {
-        blocks.par_iter().for_each_init(Buffers::default, |buffers, block| {
+        blocks.par_iter().for_each_init(Kept::take, |buffers, block| {
             call.block(block, buffers);
         });
     }
@@ -124,6 +127,13 @@ struct Buffers {
     widened: Vec<f32>,
     sums: Vec<f32>,
     scratch: dot::Scratch,
+}
+
+impl Keep for Buffers {
+    fn slot() -> &'static LocalKey<Cell<Self>> {
+        thread_local!(static SLOT: Cell<Buffers> = Cell::default());
+        &SLOT
+    }
 }
 
 struct Call<'a, E, K> {

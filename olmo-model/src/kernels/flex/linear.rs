@@ -2,7 +2,7 @@
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
-use burn::tensor::DType;
+use burn::tensor::{DType, Shape};
 use gemm::Parallelism;
 use half::{bf16, f16};
 
@@ -22,7 +22,7 @@ pub(super) fn linears<const N: usize>(x: FlexTensor, weights: [FlexTensor; N]) -
         return weights.map(|weight| super::super::linear::forward::<Flex>(x.clone(), weight));
     }
     let weights = weights.map(|weight| weight.to_contiguous());
-    products(&x, weights.each_ref().map(|weight| Weight::Rows(rows(weight))))
+    products(x, weights.each_ref().map(|weight| Weight::Rows(rows(weight))))
 }
 
 /// `grad w`, the gradient by `x`. In f32 burn's products are faster, here and below.
@@ -31,7 +31,7 @@ pub(super) fn backward_input(grad: FlexTensor, weight: FlexTensor) -> FlexTensor
         return super::super::linear::backward_input::<Flex>(grad, weight);
     }
     let weight = weight.to_contiguous();
-    let [dx] = products(&grad, [Weight::Columns(rows(&weight))]);
+    let [dx] = products(grad, [Weight::Columns(rows(&weight))]);
     dx
 }
 
@@ -122,7 +122,7 @@ pub(super) fn gated(x: FlexTensor, gate: FlexTensor, up: FlexTensor) -> FlexTens
         return super::super::swiglu::forward::<Flex>(gate, up);
     }
     let (gate, up) = (gate.to_contiguous(), up.to_contiguous());
-    gated_product(&x, Weight::Rows(rows(&gate)), Weight::Rows(rows(&up)))
+    gated_product(x, Weight::Rows(rows(&gate)), Weight::Rows(rows(&up)))
 }
 
 /// `x wᵀ` for each packed weight.
@@ -134,7 +134,7 @@ pub(super) fn packed_linears<const N: usize>(
         let unpacked = weights.map(|weight| super::super::linear::unpacked::<Flex>(&weight, &x));
         return linears(x, unpacked);
     }
-    products(&x, weights.each_ref().map(|weight| Weight::Packed(weight.panels())))
+    products(x, weights.each_ref().map(|weight| Weight::Packed(weight.panels())))
 }
 
 /// `silu(x gateᵀ) * (x upᵀ)` with packed weights.
@@ -144,23 +144,17 @@ pub(super) fn packed_gated(x: FlexTensor, weights: [PackedMatrix; 2]) -> FlexTen
         return gated(x, gate, up);
     }
     let [gate, up] = weights.each_ref().map(|weight| Weight::Packed(weight.panels()));
-    gated_product(&x, gate, up)
+    gated_product(x, gate, up)
 }
 
-fn products<const N: usize>(x: &FlexTensor, weights: [Weight<'_>; N]) -> [FlexTensor; N] {
-    fn run<E: Element, const N: usize>(
-        x: &FlexTensor,
-        weights: [Weight<'_>; N],
-    ) -> [FlexTensor; N] {
-        let d_in = last_dim(x);
-        let contiguous = x.to_contiguous();
-        let mut outputs =
-            dot::linears::<E>(&Input::new(rows(&contiguous), d_in, &weights), &weights);
-        let mut next = 0;
+fn products<const N: usize>(x: FlexTensor, weights: [Weight<'_>; N]) -> [FlexTensor; N] {
+    fn run<E: Element, const N: usize>(x: FlexTensor, weights: [Weight<'_>; N]) -> [FlexTensor; N] {
+        let (shape, d_in) = (x.layout().shape().clone(), last_dim(&x));
+        let outputs = with_input(x, &weights, |input| dot::linears::<E>(input, &weights));
+        let mut outputs = outputs.into_iter();
         weights.map(|weight| {
-            let values = std::mem::take(&mut outputs[next]);
-            next += 1;
-            shaped(values, x, weight.n_columns(d_in))
+            let values = outputs.next().expect("a product for each weight");
+            shaped(values, shape.clone(), weight.n_columns(d_in))
         })
     }
     match x.dtype() {
@@ -170,12 +164,11 @@ fn products<const N: usize>(x: &FlexTensor, weights: [Weight<'_>; N]) -> [FlexTe
     }
 }
 
-fn gated_product(x: &FlexTensor, gate: Weight<'_>, up: Weight<'_>) -> FlexTensor {
-    fn run<E: Element>(x: &FlexTensor, gate: Weight<'_>, up: Weight<'_>) -> FlexTensor {
-        let d_in = last_dim(x);
-        let contiguous = x.to_contiguous();
-        let input = Input::new(rows(&contiguous), d_in, &[gate, up]);
-        shaped(dot::gated::<E>(&input, gate, up), x, gate.n_columns(d_in))
+fn gated_product(x: FlexTensor, gate: Weight<'_>, up: Weight<'_>) -> FlexTensor {
+    fn run<E: Element>(x: FlexTensor, gate: Weight<'_>, up: Weight<'_>) -> FlexTensor {
+        let (shape, d_in) = (x.layout().shape().clone(), last_dim(&x));
+        let values = with_input(x, &[gate, up], |input| dot::gated::<E>(input, gate, up));
+        shaped(values, shape, gate.n_columns(d_in))
     }
     match x.dtype() {
         DType::F16 => run::<f16>(x, gate, up),
@@ -184,9 +177,23 @@ fn gated_product(x: &FlexTensor, gate: Weight<'_>, up: Weight<'_>) -> FlexTensor
     }
 }
 
-/// The shape of `x` with another last dimension.
-fn shaped<E: Element>(values: Vec<E>, x: &FlexTensor, d_out: usize) -> FlexTensor {
-    let mut shape = x.layout().shape().clone();
+/// Calls `f` with the left operand of products with `weights`. Where that is a copy of another form,
+/// the memory of `x` is free for the result.
+fn with_input<R>(x: FlexTensor, weights: &[Weight<'_>], f: impl FnOnce(&Input<'_>) -> R) -> R {
+    let d_in = last_dim(&x);
+    let contiguous = x.to_contiguous();
+    drop(x);
+    let input = Input::new(rows(&contiguous), d_in, weights);
+    if input.borrows() {
+        return f(&input);
+    }
+    let input = input.into_owned();
+    drop(contiguous);
+    f(&input)
+}
+
+/// A tensor of a shape with another last dimension.
+fn shaped<E: Element>(values: Vec<E>, mut shape: Shape, d_out: usize) -> FlexTensor {
     let last = shape.num_dims() - 1;
     shape[last] = d_out;
     from_vec(values, shape)

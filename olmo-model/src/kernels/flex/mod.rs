@@ -13,6 +13,7 @@
 mod attention;
 mod dot;
 mod element;
+mod kept;
 mod lanes;
 mod linear;
 mod norm;

@@ -20,7 +20,7 @@ use crate::quantized::QuantizedSteps;
 
 /// The left operand of a product, `[n_rows, k]`.
 pub(in super::super) struct Input<'a> {
-    /// In f32; empty where all of it is in `pairs`.
+    /// In f32; empty where it is multiplied in another form only.
     f32: Cow<'a, [f32]>,
     /// As units of two elements, where the machine multiplies those.
     pairs: Vec<u32>,
@@ -48,10 +48,24 @@ impl<'a> Input<'a> {
                 f32 = Cow::Owned(widened);
             }
         }
-        let is_quantized = weights.iter().any(Weight::is_quantized);
-        let rounded = is_quantized.then(|| Rounded::new(&f32, k));
+        let n_quantized = weights.iter().filter(|w| w.is_quantized()).count();
+        let rounded = (n_quantized > 0).then(|| Rounded::new(&f32, k));
+        if n_quantized > 0 && n_quantized == weights.len() {
+            f32 = Cow::default();
+        }
         let n_rows = rows.len().checked_div(k).unwrap_or(0);
         Self { f32, pairs, rounded, n_rows, k, isa }
+    }
+
+    /// Whether rows that it was made of are multiplied as they are, and not a copy in another form.
+    pub(in super::super) fn borrows(&self) -> bool {
+        matches!(self.f32, Cow::Borrowed([_, ..]))
+    }
+
+    /// The same, with a copy of what it borrows.
+    pub(in super::super) fn into_owned(self) -> Input<'static> {
+        let Self { f32, pairs, rounded, n_rows, k, isa } = self;
+        Input { f32: Cow::Owned(f32.into_owned()), pairs, rounded, n_rows, k, isa }
     }
 
     /// The transpose of a matrix `[k, n_rows]`.

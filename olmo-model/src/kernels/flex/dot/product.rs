@@ -1,10 +1,13 @@
 //! Whole products, shared among threads by columns.
 
+use std::cell::Cell;
 use std::ops::Range;
+use std::thread::LocalKey;
 
 use rayon::prelude::*;
 
 use super::super::element::Element;
+use super::super::kept::{Keep, Kept};
 use super::super::lanes::vectorized;
 use super::super::shared::Columns;
 use super::super::swiglu;
@@ -120,6 +123,13 @@ struct Work {
     scratch: Scratch,
 }
 
+impl Keep for Work {
+    fn slot() -> &'static LocalKey<Cell<Self>> {
+        thread_local!(static SLOT: Cell<Work> = Cell::default());
+        &SLOT
+    }
+}
+
 /// Calls `f(matrix, columns, memory)` for parts of the columns of each matrix.
 fn for_each_task(
     x: &Input<'_>,
@@ -138,14 +148,12 @@ fn for_each_task(
         })
         .collect();
     if n_threads == 1 {
-        let mut work = Work::default();
+        let mut work = Kept::take();
         for (which, task) in tasks {
             f(which, task, &mut work);
         }
     } else {
-        tasks
-            .into_par_iter()
-            .for_each_init(Work::default, |work, (which, task)| f(which, task, work));
+        tasks.into_par_iter().for_each_init(Kept::take, |work, (which, task)| f(which, task, work));
     }
 }
 
