@@ -40,6 +40,7 @@
 //! ```
 
 pub mod attention;
+pub mod backward;
 pub mod beam_search;
 pub mod block;
 pub mod cache;

@@ -7,6 +7,7 @@
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{FloatDType, Gradients, Tensor};
 
+use crate::kernels;
 use crate::transformer::Transformer;
 
 impl Transformer {
@@ -50,7 +51,8 @@ pub fn leaves<M: Module>(module: &M, dtype: FloatDType) -> M {
     module.clone().map(&mut Leaves(dtype))
 }
 
-/// Takes the gradient of each parameter of `module`, a copy made by [`leaves`], out of `gradients`.
+/// Takes the gradient of each parameter of `module`, a copy made by [`leaves`], out of `gradients`, in f32
+/// whatever the dtype of the copy.
 ///
 /// Every parameter is reported, so that all ranks add up the same ones: one that took no part, such
 /// as those of an expert that no token was sent to, with zeros.
@@ -148,7 +150,7 @@ struct Leaves(FloatDType);
 
 impl ModuleMapper for Leaves {
     fn map_float<const D: usize>(&mut self, parameter: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        parameter.map(|value| value.inner().cast(self.0).autodiff().require_grad())
+        parameter.map(|value| kernels::cast(value.inner(), self.0).autodiff().require_grad())
     }
 }
 
@@ -171,7 +173,7 @@ impl<F: FnMut(&str, Tensor<1>)> ModuleVisitor for Taker<'_, F> {
         let value = parameter.val();
         let gradient = value.grad_remove(self.gradients);
         let gradient = gradient.unwrap_or_else(|| value.inner().zeros_like());
-        (self.f)(&self.path.dotted(), flat(gradient));
+        (self.f)(&self.path.dotted(), flat(kernels::cast(gradient, FloatDType::F32)));
     }
 }
 

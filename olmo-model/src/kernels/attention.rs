@@ -30,6 +30,16 @@ pub(crate) struct AttentionSpan {
     pub(crate) padding: Option<Arc<[usize]>>,
 }
 
+impl AttentionSpan {
+    /// The keys that the query at a position of a row of the batch sees.
+    #[cfg(feature = "flex")]
+    pub(crate) fn visible(&self, sequence: usize, position: usize) -> Range<usize> {
+        let window = self.window.unwrap_or(usize::MAX);
+        let padding = self.padding.as_ref().map_or(0, |padding| padding[sequence].min(position));
+        (position + 1).saturating_sub(window).max(padding)..position + 1
+    }
+}
+
 /// The rows and columns of one chunk's scores, in positions.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct AttentionRows {
@@ -45,19 +55,6 @@ pub(crate) struct AttentionRows {
     pub(crate) scale: f64,
     /// As in [`AttentionSpan`].
     pub(crate) padding: Option<Arc<[usize]>>,
-}
-
-impl AttentionRows {
-    /// The key columns that score row `row` of a head sees, `n_keys` being there; `sequence` is the
-    /// row of the batch.
-    #[cfg(feature = "flex")]
-    pub(crate) fn visible(&self, sequence: usize, row: usize, n_keys: usize) -> Range<usize> {
-        let query = self.first_query + row % self.n_queries;
-        let padding = self.padding.as_ref().map_or(0, |padding| padding[sequence].min(query));
-        let first = (query + 1).saturating_sub(self.window).max(padding);
-        let end = (query + 1).saturating_sub(self.first_key).min(n_keys);
-        first.saturating_sub(self.first_key).min(end)..end
-    }
 }
 
 /// Sizes of one call.

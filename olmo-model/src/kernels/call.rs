@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use burn::backend::Dispatch;
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Device, FloatDType, Int, Tensor};
 #[cfg(feature = "flex")]
 use rayon::prelude::*;
 
@@ -169,6 +169,17 @@ pub(crate) fn cross_entropy(
 pub(crate) fn token_losses(logits: Tensor<2>, targets: Tensor<1, Int>, z_loss: f64) -> Tensor<1> {
     let (logits, targets) = (logits.into_dispatch(), targets.into_dispatch());
     Tensor::from_dispatch(Dispatch::olmo_token_losses(logits, targets, z_loss, false).0)
+}
+
+/// The values in another dtype.
+pub(crate) fn cast<const D: usize>(x: Tensor<D>, dtype: FloatDType) -> Tensor<D> {
+    Tensor::from_dispatch(Dispatch::olmo_cast(x.into_dispatch(), dtype))
+}
+
+/// Zero, whose gradient by `output` is `upstream` and whose own is taken to be one.
+pub(crate) fn seed<const D: usize>(output: Tensor<D>, upstream: Tensor<D>) -> Tensor<1> {
+    let (output, upstream) = (output.into_dispatch(), upstream.into_dispatch());
+    Tensor::from_dispatch(Dispatch::olmo_seed(output, upstream))
 }
 
 /// Runs `f` on one of the threads that the CPU's kernels share their work among: each kernel then

@@ -60,7 +60,7 @@ pub(super) fn forward_with_gradients<B: Kernels>(
     }
     let sums = sums.unwrap_or_else(|| zeros::<B>(&x));
     let dweight = dweight.unwrap_or_else(|| wide_zeros::<B>(&weight));
-    let dweight = B::float_cast(dweight, weight.dtype().into());
+    let dweight = B::olmo_cast(dweight, weight.dtype().into());
     let dx = match dx_chunks.len() {
         0 => x,
         1 => dx_chunks.remove(0),

@@ -32,16 +32,16 @@ pub(crate) use flex::multiplies_tiles;
 use std::ops::Range;
 
 use burn::backend::tensor::{Device as BackendDevice, FloatTensor, IntTensor};
-use burn::backend::{Backend, backend_extension};
-use burn::tensor::{BoolDType, IntDType};
+use burn::backend::{Backend, TensorMetadata as _, backend_extension};
+use burn::tensor::{BoolDType, FloatDType, IntDType, Shape};
 
 use crate::packed::PackedMatrix;
 
 pub(crate) use attention::{AttentionRows, AttentionSpan};
 pub(crate) use call::{
-    RowMap, attention, cross_entropy, expert, for_each_chunk, gated_linear, layer_norm, linear,
-    on_workers, packed_gated_linear, packed_linear, rms_norm, rotary, sum_rows, swiglu, take_rows,
-    takes_packed, three_linears, three_packed_linears, token_losses,
+    RowMap, attention, cast, cross_entropy, expert, for_each_chunk, gated_linear, layer_norm,
+    linear, on_workers, packed_gated_linear, packed_linear, rms_norm, rotary, seed, sum_rows,
+    swiglu, take_rows, takes_packed, three_linears, three_packed_linears, token_losses,
 };
 pub(crate) use cross_entropy::loss_chunks;
 
@@ -141,6 +141,18 @@ pub(crate) trait Kernels: Backend {
         span: AttentionSpan,
     ) -> FloatTensor<Self> {
         attention::forward::<Self>(q, k, v, span)
+    }
+
+    /// The gradients by queries, keys and values.
+    #[fusion(default)]
+    fn olmo_attention_backward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        span: AttentionSpan,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        attention::backward::<Self>(q, k, v, grad, span).into()
     }
 
     /// Scaled, masked softmax over the last dimension of one chunk's scores, in f32.
@@ -268,6 +280,25 @@ pub(crate) trait Kernels: Backend {
         with_gradient: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         cross_entropy::token_losses::<Self>(logits, targets, z_loss, with_gradient)
+    }
+
+    /// The values in another dtype of floats.
+    #[fusion(default)]
+    fn olmo_cast(x: FloatTensor<Self>, dtype: FloatDType) -> FloatTensor<Self> {
+        Self::float_cast(x, dtype)
+    }
+
+    /// Every element times a number, `[1, 1]` and of the same dtype.
+    #[fusion(default)]
+    fn olmo_scaled(x: FloatTensor<Self>, scale: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_mul(x, scale)
+    }
+
+    /// Zero, with `upstream` for a gradient by `output`, whatever its own.
+    #[fusion(default)]
+    fn olmo_seed(output: FloatTensor<Self>, upstream: FloatTensor<Self>) -> FloatTensor<Self> {
+        let _ = upstream;
+        Self::float_zeros(Shape::new([1]), &output.device(), FloatDType::F32)
     }
 
     #[fusion(default)]

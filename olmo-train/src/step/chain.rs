@@ -3,6 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{FloatDType, Int, Tensor};
 
+use olmo_model::backward::seed;
 use olmo_model::block::Block;
 use olmo_model::{Labels, LossValues, Positions, RouterLosses, Transformer, token_tensor, walk};
 
@@ -165,17 +166,11 @@ impl Chain<'_> {
     ) {
         let embeddings = walk::leaves(&self.model.embeddings, FloatDType::F32);
         let output = embeddings.forward(tokens);
-        let mut graph = seed(output, upstream.cast(FloatDType::F32)).backward();
+        let mut graph = seed(output, upstream).backward();
         walk::take_gradients(&embeddings, &mut graph, |path, g| {
             gradients.add(&format!("embeddings.{path}"), g);
         });
     }
-}
-
-/// A scalar whose gradient by `output` is `upstream`: burn starts from ones, and the product makes
-/// those into `upstream`, exactly. In f32, where other losses may join it.
-fn seed(output: Tensor<3>, upstream: Tensor<3>) -> Tensor<1> {
-    (output * upstream.autodiff()).sum().cast(FloatDType::F32)
 }
 
 fn taken(input: &Tensor<3>, graph: &mut burn::tensor::Gradients) -> Tensor<3> {

@@ -13,11 +13,12 @@ use rayon::prelude::*;
 
 use super::dot::{self, Strided};
 use super::element::Element;
+use super::heads::{Heads, with_whole_rows};
 use super::kept::{Keep, Kept};
 use super::lanes::vectorized;
-use super::shared::Columns;
+use super::shared::{Columns, is_there};
 use super::weighted_sum::WeightedSum;
-use super::{from_vec, lanes};
+use super::{heads, lanes};
 use crate::kernels::AttentionSpan;
 
 /// Score rows of a block at most: queries times the heads that share a key head.
@@ -38,7 +39,7 @@ pub(super) fn forward<E: Element, K: Element>(
 ) -> FlexTensor {
     let (q, k, v) = (with_whole_rows(q), with_whole_rows(k), with_whole_rows(v));
     let (q, k, v) = (Heads::<E>::new(&q), Heads::<K>::new(&k), Heads::<K>::new(&v));
-    let [batch, n_heads, seq_q, head_dim] = q.shape;
+    let q_shape @ [batch, n_heads, seq_q, head_dim] = q.shape;
     let group = n_heads / k.shape[1];
     let queries_per_block = (BLOCK_ROWS / group).clamp(1, seq_q.max(1));
     let blocks: Vec<Block> = (0..batch * k.shape[1])
@@ -51,8 +52,9 @@ pub(super) fn forward<E: Element, K: Element>(
             })
         })
         .collect();
-    let mut out = vec![E::default(); batch * seq_q * n_heads * head_dim];
-    let columns = Columns::new(&mut out, n_heads * head_dim);
+    let n_elements = q_shape.iter().product();
+    let mut out = Vec::with_capacity(n_elements);
+    let columns = Columns::room(&mut out, n_heads * head_dim);
     let n_products = batch * n_heads * seq_q * k.shape[2] * head_dim;
     let call = Call { q, k, v, group, span, out: &columns };
     if n_products < PARALLEL_PRODUCTS {
@@ -65,50 +67,8 @@ pub(super) fn forward<E: Element, K: Element>(
             call.block(block, buffers);
         });
     }
-    let by_token = from_vec(out, [batch, seq_q, n_heads, head_dim]);
-    let by_head = by_token.layout().transpose(1, 2);
-    by_token.with_layout(by_head)
-}
-
-/// The elements of a head and token side by side.
-fn with_whole_rows(x: FlexTensor) -> FlexTensor {
-    match *x.layout().strides() {
-        [.., 1] if x.layout().has_positive_strides() => x,
-        _ => x.to_contiguous(),
-    }
-}
-
-/// `[batch, n_heads, seq, head_dim]` with any strides but the last.
-struct Heads<'a, E> {
-    values: &'a [E],
-    shape: [usize; 4],
-    strides: [usize; 4],
-}
-
-impl<'a, E: Element> Heads<'a, E> {
-    fn new(x: &'a FlexTensor) -> Self {
-        let strides = x.layout().strides();
-        Self {
-            values: &x.storage::<E>()[x.layout().start_offset()..],
-            shape: x.layout().shape().dims(),
-            strides: std::array::from_fn(|dim| strides[dim].unsigned_abs()),
-        }
-    }
-
-    fn row(&self, sequence: usize, head: usize, token: usize) -> &'a [E] {
-        let [by_sequence, by_head, by_token, _] = self.strides;
-        let start = sequence * by_sequence + head * by_head + token * by_token;
-        &self.values[start..][..self.shape[3]]
-    }
-
-    /// Writes the rows of some tokens of a head as f32.
-    fn widen(&self, block: &Block, tokens: Range<usize>, out: &mut Vec<f32>) {
-        out.clear();
-        for token in tokens {
-            let row = self.row(block.sequence, block.kv_head, token);
-            out.extend(row.iter().map(|x| x.widen()));
-        }
-    }
+    // SAFETY: each query of each head is in one block.
+    heads::by_token(unsafe { is_there(out, n_elements) }, q_shape)
 }
 
 /// Queries of the heads that share a key head.
@@ -158,7 +118,8 @@ impl<E: Element, K: Element> Call<'_, E, K> {
         buffers.scores.resize(n_rows * n_keys, 0.0);
         for start in (first..last).step_by(BLOCK_KEYS) {
             let keys = start..last.min(start + BLOCK_KEYS);
-            self.k.widen(block, keys.clone(), &mut buffers.widened);
+            buffers.widened.clear();
+            self.k.widen(block.sequence, block.kv_head, keys.clone(), &mut buffers.widened);
             dot::small(
                 Strided { values: &buffers.queries, stride: head_dim },
                 Strided { values: &buffers.widened, stride: head_dim },
@@ -183,7 +144,8 @@ impl<E: Element, K: Element> Call<'_, E, K> {
         buffers.sums.resize(n_rows * head_dim, 0.0);
         for start in (first..last).step_by(BLOCK_KEYS) {
             let keys = start..last.min(start + BLOCK_KEYS);
-            self.v.widen(block, keys.clone(), &mut buffers.widened);
+            buffers.widened.clear();
+            self.v.widen(block.sequence, block.kv_head, keys.clone(), &mut buffers.widened);
             pulp::Arch::new().dispatch(WeightedSum {
                 weights: Strided { values: &buffers.scores[start - first..], stride: n_keys },
                 values: &buffers.widened,
@@ -208,20 +170,15 @@ impl<E: Element, K: Element> Call<'_, E, K> {
     /// The queries of a block in f32, those of each head together.
     fn queries(&self, block: &Block, out: &mut Vec<f32>) {
         out.clear();
+        let queries = block.first..block.first + block.n_queries;
         for head in block.kv_head * self.group..(block.kv_head + 1) * self.group {
-            for query in block.first..block.first + block.n_queries {
-                let row = self.q.row(block.sequence, head, query);
-                out.extend(row.iter().map(|x| x.widen()));
-            }
+            self.q.widen(block.sequence, head, queries.clone(), out);
         }
     }
 
     /// The keys that a query sees; the last query sees the last key.
     fn visible(&self, sequence: usize, query: usize) -> Range<usize> {
-        let place = self.k.shape[2] - self.q.shape[2] + query;
-        let window = self.span.window.unwrap_or(usize::MAX);
-        let padding = self.span.padding.as_ref().map_or(0, |padding| padding[sequence].min(place));
-        (place + 1).saturating_sub(window).max(padding)..place + 1
+        self.span.visible(sequence, self.k.shape[2] - self.q.shape[2] + query)
     }
 }
 

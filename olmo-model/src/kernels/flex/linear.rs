@@ -3,17 +3,14 @@
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{DType, Shape};
-use gemm::Parallelism;
 use half::{bf16, f16};
 
 use super::dot::{self, Input, Rows, Weight};
 use super::element::Element;
+use super::strided_product::{self, Matrix};
 use super::widen::{is_float, narrowed};
 use super::{from_vec, into_vec, last_dim, values};
 use crate::packed::PackedMatrix;
-
-/// Multiplications of a product that are worth more than one thread.
-const PARALLEL_PRODUCT: usize = 192 * 192 * 192;
 
 /// `x wᵀ` for each weight.
 pub(super) fn linears<const N: usize>(x: FlexTensor, weights: [FlexTensor; N]) -> [FlexTensor; N] {
@@ -54,44 +51,12 @@ pub(super) fn add_backward_weight(sum: FlexTensor, grad: FlexTensor, x: FlexTens
     if is_in_f32 && grad.dtype() == DType::F32 && x.dtype() == DType::F32 {
         let (grad, x) = (grad.to_contiguous(), x.to_contiguous());
         let mut sum = into_vec(sum);
-        add_transposed_product(&mut sum, shape, values(&grad), values(&x));
+        let k = values(&x).len() / shape[1].max(1);
+        let grad = Matrix::new(values(&grad), [k, shape[0]]).transposed();
+        strided_product::add_large_product(&mut sum, grad, Matrix::new(values(&x), [k, shape[1]]));
         return from_vec(sum, shape);
     }
     super::super::linear::add_backward_weight::<Flex>(sum, grad, x)
-}
-
-/// Adds `aᵀ b` to a matrix `[m, n]`, all in row-major order, with the products that burn has of f32.
-fn add_transposed_product(sum: &mut [f32], [m, n]: [usize; 2], a: &[f32], b: &[f32]) {
-    let k = a.len() / m.max(1);
-    assert!(sum.len() == m * n && a.len() == m * k && b.len() == n * k);
-    let is_small = m * n * k < PARALLEL_PRODUCT;
-    let threads = if is_small { Parallelism::None } else { Parallelism::Rayon(0) };
-    // Strides as the crate has them: of columns, then of rows.
-    let (sum_strides, a_strides, b_strides) = ((1, n as isize), (m as isize, 1), (1, n as isize));
-    // SAFETY: the elements that sizes and strides name are those of the slices, by the assertion above.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            sum.as_mut_ptr(),
-            sum_strides.0,
-            sum_strides.1,
-            true,
-            a.as_ptr(),
-            a_strides.0,
-            a_strides.1,
-            b.as_ptr(),
-            b_strides.0,
-            b_strides.1,
-            1.0,
-            1.0,
-            false,
-            false,
-            false,
-            threads,
-        );
-    }
 }
 
 fn add_product(

@@ -11,15 +11,18 @@
 )]
 
 mod attention;
+mod attention_backward;
 mod dot;
 mod element;
+mod heads;
 mod kept;
 mod lanes;
 mod linear;
 mod norm;
 mod rotary;
+mod row_blocks;
 mod shared;
-mod softmax;
+mod strided_product;
 mod swiglu;
 mod token_losses;
 mod weighted_sum;
@@ -27,17 +30,17 @@ mod widen;
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
+use burn::backend::ops::FloatTensorOps as _;
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::tensor::{DType, Shape, TensorData};
+use burn::tensor::{DType, FloatDType, Shape, TensorData};
 use half::{bf16, f16};
-use rayon::prelude::*;
 
 #[cfg(test)]
 pub(crate) use self::dot::multiplies_tiles;
 use self::element::Element;
-use self::lanes::vectorized;
+use self::row_blocks::for_row_blocks;
 use self::widen::{are_float, narrowed, widened};
-use super::{AttentionRows, AttentionSpan, Kernels};
+use super::{AttentionSpan, Kernels};
 use crate::packed::PackedMatrix;
 
 impl Kernels for Flex {
@@ -120,24 +123,27 @@ impl Kernels for Flex {
         }
     }
 
-    fn olmo_masked_softmax(scores: FloatTensor<Self>, rows: AttentionRows) -> FloatTensor<Self> {
-        match scores.dtype() {
-            DType::F32 => softmax::masked::<f32>(scores, rows),
-            DType::BF16 => softmax::masked::<bf16>(widened(scores), rows),
-            DType::F16 => softmax::masked::<f16>(widened(scores), rows),
-            _ => super::attention::masked_softmax::<Self>(scores, rows),
-        }
-    }
-
-    fn olmo_masked_softmax_backward(
-        probabilities: FloatTensor<Self>,
+    fn olmo_attention_backward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
         grad: FloatTensor<Self>,
-        scale: f64,
-    ) -> FloatTensor<Self> {
-        if !are_float(&[&probabilities, &grad]) {
-            return super::attention::masked_softmax_backward::<Self>(probabilities, grad, scale);
+        span: AttentionSpan,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let dtype = q.dtype();
+        if [&k, &v, &grad].iter().any(|tensor| tensor.dtype() != dtype) {
+            return super::attention::backward::<Self>(q, k, v, grad, span).into();
         }
-        softmax::masked_backward(widened(probabilities), widened(grad), scale)
+        let inputs = [q, k, v, grad];
+        match dtype {
+            DType::F32 => attention_backward::backward::<f32>(inputs, &span).into(),
+            DType::BF16 => attention_backward::backward::<bf16>(inputs, &span).into(),
+            DType::F16 => attention_backward::backward::<f16>(inputs, &span).into(),
+            _ => {
+                let [q, k, v, grad] = inputs;
+                super::attention::backward::<Self>(q, k, v, grad, span).into()
+            }
+        }
     }
 
     fn olmo_rotary(
@@ -160,11 +166,13 @@ impl Kernels for Flex {
         cos: FloatTensor<Self>,
         sin: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        if !are_float(&[&grad]) || !all_f32(&[&cos, &sin]) {
-            return super::rotary::backward::<Self>(grad, cos, sin);
+        match grad.dtype() {
+            _ if !all_f32(&[&cos, &sin]) => super::rotary::backward::<Self>(grad, cos, sin),
+            DType::F32 => rotary::backward::<f32>(grad, cos, sin),
+            DType::BF16 => rotary::backward::<bf16>(grad, cos, sin),
+            DType::F16 => rotary::backward::<f16>(grad, cos, sin),
+            _ => super::rotary::backward::<Self>(grad, cos, sin),
         }
-        let dtype = grad.dtype();
-        narrowed(rotary::backward(widened(grad), cos, sin), dtype)
     }
 
     fn olmo_layer_norm(x: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
@@ -234,12 +242,35 @@ impl Kernels for Flex {
         up: FloatTensor<Self>,
         grad: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if !are_float(&[&gate, &up, &grad]) {
+        let dtype = gate.dtype();
+        if up.dtype() != dtype || grad.dtype() != dtype {
             return super::swiglu::backward::<Self>(gate, up, grad);
         }
-        let dtypes = [gate.dtype(), up.dtype()];
-        let (dgate, dup) = swiglu::backward(widened(gate), widened(up), widened(grad));
-        (narrowed(dgate, dtypes[0]), narrowed(dup, dtypes[1]))
+        match dtype {
+            DType::F32 => swiglu::backward::<f32>(gate, up, grad),
+            DType::BF16 => swiglu::backward::<bf16>(gate, up, grad),
+            DType::F16 => swiglu::backward::<f16>(gate, up, grad),
+            _ => super::swiglu::backward::<Self>(gate, up, grad),
+        }
+    }
+
+    fn olmo_cast(x: FloatTensor<Self>, dtype: FloatDType) -> FloatTensor<Self> {
+        match (x.dtype(), dtype) {
+            (DType::F16 | DType::BF16, FloatDType::F32) => widened(x),
+            (DType::F32, FloatDType::F16 | FloatDType::BF16) => narrowed(x, dtype.into()),
+            (from, to) if from == to.into() => x,
+            _ => Self::float_cast(x, dtype),
+        }
+    }
+
+    fn olmo_scaled(x: FloatTensor<Self>, scale: FloatTensor<Self>) -> FloatTensor<Self> {
+        match x.dtype() {
+            dtype if dtype != scale.dtype() => Self::float_mul(x, scale),
+            DType::F32 => scaled::<f32>(x, &scale),
+            DType::BF16 => scaled::<bf16>(x, &scale),
+            DType::F16 => scaled::<f16>(x, &scale),
+            _ => Self::float_mul(x, scale),
+        }
     }
 
     fn olmo_token_losses(
@@ -263,8 +294,23 @@ impl Kernels for Flex {
     }
 }
 
-/// Elements below which a second thread costs more than it saves.
-const PARALLEL_ELEMENTS: usize = 16 * 1024;
+/// Every element times the first of `scale`, in place where that may be.
+fn scaled<E: Element>(x: FlexTensor, scale: &FlexTensor) -> FlexTensor {
+    let shape = x.layout().shape().clone();
+    let scale = typed::<E>(scale)[0].widen();
+    let mut values: Vec<E> = x.into_data().try_into_vec().expect("callers hold tensors of `E`");
+    for_row_blocks(
+        &mut values,
+        1,
+        #[inline(always)]
+        |_, block| {
+            for x in block {
+                *x = E::narrow(x.widen() * scale);
+            }
+        },
+    );
+    from_vec(values, shape)
+}
 
 fn all_f32(tensors: &[&FlexTensor]) -> bool {
     tensors.iter().all(|tensor| tensor.dtype() == DType::F32)
@@ -292,25 +338,4 @@ fn from_vec<E: Element>(values: Vec<E>, shape: impl Into<Shape>) -> FlexTensor {
 fn last_dim(x: &FlexTensor) -> usize {
     let shape = x.layout().shape();
     shape[shape.num_dims() - 1]
-}
-
-/// Calls `f(first_row, rows)` for blocks of whole rows of `out`, in parallel where that pays.
-///
-/// `f` runs with the widest vector instructions of the machine enabled.
-fn for_row_blocks<E: Element>(out: &mut [E], row: usize, f: impl Fn(usize, &mut [E]) + Sync) {
-    if out.is_empty() {
-        return;
-    }
-    let rows_per_block = (PARALLEL_ELEMENTS / row).max(1);
-    let run = |(block, rows): (usize, &mut [E])| {
-        vectorized(
-            #[inline(always)]
-            || f(block * rows_per_block, rows),
-        );
-    };
-    if out.len() < 2 * PARALLEL_ELEMENTS {
-        out.chunks_mut(rows_per_block * row).enumerate().for_each(run);
-    } else {
-        out.par_chunks_mut(rows_per_block * row).enumerate().for_each(run);
-    }
 }

@@ -5,7 +5,8 @@ use rayon::prelude::*;
 
 use super::element::Element;
 use super::lanes::vectorized;
-use super::{for_row_blocks, from_vec, into_vec, lanes, last_dim, typed, values};
+use super::row_blocks::{for_row_blocks, row_blocks};
+use super::{from_vec, into_vec, lanes, last_dim, typed, values};
 
 /// Rows whose contributions to a weight's gradient are summed together; fixed, so that the sum does
 /// not depend on the number of threads.
@@ -89,9 +90,8 @@ fn for_rows<E: Element>(x: FlexTensor, f: impl Fn(&[f32], &mut [E]) + Sync) -> F
     let d = last_dim(&x);
     let x = x.to_contiguous();
     let x: &[E] = typed(&x);
-    let mut out = vec![E::default(); x.len()];
-    for_row_blocks(
-        &mut out,
+    let out = row_blocks(
+        x.len(),
         d,
         #[inline(always)]
         |first, block| {

@@ -3,7 +3,9 @@
 use burn::backend::flex::FlexTensor;
 
 use super::element::Element;
-use super::{for_row_blocks, from_vec, typed, values};
+use super::heads::{Heads, with_whole_rows};
+use super::row_blocks::row_blocks;
+use super::{from_vec, typed, values};
 
 /// `[batch, seq, n_heads * head_dim]` to `[batch, n_heads, seq, head_dim]`.
 pub(super) fn forward<E: Element>(
@@ -18,12 +20,11 @@ pub(super) fn forward<E: Element>(
     let (x, cos, sin): (&[E], _, _) = (typed(&x), values(&cos), values(&sin));
     let half = head_dim / 2;
     let n_turns = cos.len() / half;
-    let mut out = vec![E::default(); x.len()];
-    for_row_blocks(
-        &mut out,
+    let out = row_blocks(
+        x.len(),
         head_dim,
         #[inline(always)]
-        |first, block| {
+        |first, block: &mut [E]| {
             for (i, out) in block.chunks_exact_mut(head_dim).enumerate() {
                 let row = first + i;
                 let (position, head, sequence) =
@@ -38,27 +39,28 @@ pub(super) fn forward<E: Element>(
 }
 
 /// The inverse rotation, `[batch, n_heads, seq, head_dim]` to `[batch, seq, n_heads * head_dim]`.
-pub(super) fn backward(grad: FlexTensor, cos: FlexTensor, sin: FlexTensor) -> FlexTensor {
-    let shape = grad.layout().shape().clone();
-    let (batch, n_heads, seq, head_dim) = (shape[0], shape[1], shape[2], shape[3]);
-    let (grad, cos, sin) = (grad.to_contiguous(), cos.to_contiguous(), sin.to_contiguous());
-    let (grad, cos, sin) = (values(&grad), values(&cos), values(&sin));
+pub(super) fn backward<E: Element>(
+    grad: FlexTensor,
+    cos: FlexTensor,
+    sin: FlexTensor,
+) -> FlexTensor {
+    let (grad, cos, sin) = (with_whole_rows(grad), cos.to_contiguous(), sin.to_contiguous());
+    let (grad, cos, sin) = (Heads::<E>::new(&grad), values(&cos), values(&sin));
+    let [batch, n_heads, seq, head_dim] = grad.shape;
     let half = head_dim / 2;
     let n_turns = cos.len() / half;
-    let mut out = vec![0.0; grad.len()];
-    for_row_blocks(
-        &mut out,
+    let out = row_blocks(
+        grad.shape.iter().product(),
         head_dim,
         #[inline(always)]
-        |first, block| {
+        |first, block: &mut [E]| {
             for (i, out) in block.chunks_exact_mut(head_dim).enumerate() {
                 let row = first + i;
                 let (head, position, sequence) =
                     (row % n_heads, row / n_heads % seq, row / (seq * n_heads));
-                let g =
-                    &grad[((sequence * n_heads + head) * seq + position) * head_dim..][..head_dim];
                 let at = (sequence * seq + position) % n_turns * half;
-                turn(g, out, &cos[at..][..half], &sin[at..][..half], -1.0);
+                let grad = grad.row(sequence, head, position);
+                turn(grad, out, &cos[at..][..half], &sin[at..][..half], -1.0);
             }
         },
     );

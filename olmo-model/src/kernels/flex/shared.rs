@@ -1,6 +1,7 @@
 //! A matrix that several threads write.
 
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 
 use super::element::Element;
 
@@ -16,8 +17,16 @@ pub(super) struct Columns<'a, E> {
 unsafe impl<E: Send> Sync for Columns<'_, E> {}
 
 impl<'a, E: Element> Columns<'a, E> {
+    /// Of a matrix that is there, to be written or added to.
     pub(super) fn new(matrix: &'a mut [E], row_length: usize) -> Self {
         let (start, n_elements) = (matrix.as_mut_ptr(), matrix.len());
+        Self { start, n_elements, row_length, matrix: PhantomData }
+    }
+
+    /// Of the room in a vector for a matrix that is only to be written, and then [`is_there`].
+    pub(super) fn room(matrix: &'a mut Vec<E>, row_length: usize) -> Self {
+        let room = matrix.spare_capacity_mut();
+        let (start, n_elements) = (room.as_mut_ptr().cast(), room.len());
         Self { start, n_elements, row_length, matrix: PhantomData }
     }
 
@@ -33,10 +42,11 @@ impl<'a, E: Element> Columns<'a, E> {
         column: usize,
         values: impl ExactSizeIterator<Item = f32>,
     ) {
-        // SAFETY: as the caller holds.
-        let out = unsafe { self.part(row, column, values.len()) };
+        let out = self.part(row, column, values.len()).cast::<MaybeUninit<E>>();
+        // SAFETY: the range lies within the matrix, and is this thread's alone.
+        let out = unsafe { std::slice::from_raw_parts_mut(out, values.len()) };
         for (out, value) in out.iter_mut().zip(values) {
-            *out = E::narrow(value);
+            out.write(E::narrow(value));
         }
     }
 
@@ -44,26 +54,36 @@ impl<'a, E: Element> Columns<'a, E> {
     ///
     /// # Safety
     ///
-    /// As [`write`](Self::write).
+    /// As [`write`](Self::write), and the matrix must be there.
     #[inline(always)]
     pub(super) unsafe fn add(&self, row: usize, column: usize, values: &[f32]) {
-        // SAFETY: as the caller holds.
-        let out = unsafe { self.part(row, column, values.len()) };
+        let out = self.part(row, column, values.len());
+        // SAFETY: the range lies within the matrix, and is this thread's alone.
+        let out = unsafe { std::slice::from_raw_parts_mut(out, values.len()) };
         for (out, value) in out.iter_mut().zip(values) {
             *out = E::narrow(out.widen() + value);
         }
     }
 
-    /// # Safety
-    ///
-    /// No other thread may have the same elements at the same time.
+    /// Where a part of a row begins that lies within the matrix.
     #[inline(always)]
-    #[allow(clippy::mut_from_ref, reason = "callers keep to elements of their own")]
-    unsafe fn part(&self, row: usize, column: usize, n: usize) -> &mut [E] {
+    fn part(&self, row: usize, column: usize, n: usize) -> *mut E {
         let first = row * self.row_length + column;
         assert!(column + n <= self.row_length);
         assert!(first + n <= self.n_elements);
-        // SAFETY: the range lies within the matrix, and is this thread's alone.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(first), n) }
+        // SAFETY: by the assertions.
+        unsafe { self.start.add(first) }
     }
+}
+
+/// A vector with room for `n` elements, all of which have been written.
+///
+/// # Safety
+///
+/// They must have been.
+pub(super) unsafe fn is_there<E: Element>(mut room: Vec<E>, n: usize) -> Vec<E> {
+    assert!(room.capacity() >= n);
+    // SAFETY: as the caller holds.
+    unsafe { room.set_len(n) };
+    room
 }

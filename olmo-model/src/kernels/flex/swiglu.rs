@@ -1,22 +1,25 @@
 //! `silu(gate) * up` and its gradients, one pass each.
 
+use std::mem::MaybeUninit;
+
 use burn::backend::flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::element::Element;
 use super::lanes::vectorized;
-use super::{PARALLEL_ELEMENTS, for_row_blocks, from_vec, into_vec, lanes, typed, values};
+use super::row_blocks::{PARALLEL_ELEMENTS, row_blocks, zeroed};
+use super::shared::is_there;
+use super::{from_vec, lanes, typed};
 
 pub(super) fn forward<E: Element>(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
     let shape = gate.layout().shape().clone();
     let (gate, up) = (gate.to_contiguous(), up.to_contiguous());
     let (gate, up): (&[E], &[E]) = (typed(&gate), typed(&up));
-    let mut out = vec![E::default(); gate.len()];
-    for_row_blocks(
-        &mut out,
+    let out = row_blocks(
+        gate.len(),
         1,
         #[inline(always)]
-        |first, out| {
+        |first, out: &mut [E]| {
             let (gate, up) = (&gate[first..][..out.len()], &up[first..][..out.len()]);
             for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
                 *out = gated(gate.widen(), *up);
@@ -34,36 +37,41 @@ pub(super) fn gated<E: Element>(gate: f32, up: E) -> E {
 }
 
 /// Gradients by `gate` and by `up`.
-pub(super) fn backward(
+pub(super) fn backward<E: Element>(
     gate: FlexTensor,
     up: FlexTensor,
     grad: FlexTensor,
 ) -> (FlexTensor, FlexTensor) {
     let shape = gate.layout().shape().clone();
-    let (gate, grad) = (gate.to_contiguous(), grad.to_contiguous());
-    let (gate, grad) = (values(&gate), values(&grad));
-    let mut dgate = vec![0.0; gate.len()];
-    // `up` is read once per element, just before the gradient by it takes its place.
-    let mut dup = into_vec(up);
-    dgate
-        .par_chunks_mut(PARALLEL_ELEMENTS)
-        .zip(dup.par_chunks_mut(PARALLEL_ELEMENTS))
-        .zip(gate.par_chunks(PARALLEL_ELEMENTS).zip(grad.par_chunks(PARALLEL_ELEMENTS)))
-        .for_each(|((dgate, dup), (gate, grad))| {
+    let [gate, up, grad] = [gate, up, grad].map(|x| x.to_contiguous());
+    let [gate, up, grad]: [&[E]; 3] = [&gate, &up, &grad].map(typed);
+    let n = gate.len();
+    let (mut dgate, mut dup) = (Vec::with_capacity(n), Vec::with_capacity(n));
+    let [dgate_room, dup_room] = [&mut dgate, &mut dup].map(|out| {
+        let room: &mut [MaybeUninit<E>] = &mut out.spare_capacity_mut()[..n];
+        room.par_chunks_mut(PARALLEL_ELEMENTS)
+    });
+    let inputs = gate.par_chunks(PARALLEL_ELEMENTS).zip(up.par_chunks(PARALLEL_ELEMENTS));
+    dgate_room.zip(dup_room).zip(inputs.zip(grad.par_chunks(PARALLEL_ELEMENTS))).for_each(
+        |((dgate, dup), ((gate, up), grad))| {
             vectorized(
                 #[inline(always)]
-                || backward_block(dgate, dup, gate, grad),
+                || backward_block(zeroed(dgate), zeroed(dup), gate, up, grad),
             );
-        });
+        },
+    );
+    // SAFETY: the chunks are all of them.
+    let [dgate, dup] = unsafe { [is_there(dgate, n), is_there(dup, n)] };
     (from_vec(dgate, shape.clone()), from_vec(dup, shape))
 }
 
-/// Writes the gradient by `gate`, and puts that by `up` in the place of `up`.
 #[inline(always)]
-fn backward_block(dgate: &mut [f32], up: &mut [f32], gate: &[f32], grad: &[f32]) {
-    for (((dgate, up), x), g) in dgate.iter_mut().zip(up).zip(gate).zip(grad) {
-        let s = lanes::sigmoid(*x);
-        *dgate = g * *up * (s * (1.0 + x * (1.0 - s)));
-        *up = g * (x * s);
+fn backward_block<E: Element>(dgate: &mut [E], dup: &mut [E], gate: &[E], up: &[E], grad: &[E]) {
+    let inputs = gate.iter().zip(up).zip(grad);
+    for ((dgate, dup), ((x, up), g)) in dgate.iter_mut().zip(dup).zip(inputs) {
+        let (x, up, g) = (x.widen(), up.widen(), g.widen());
+        let s = lanes::sigmoid(x);
+        *dgate = E::narrow(g * up * (s * (1.0 + x * (1.0 - s))));
+        *dup = E::narrow(g * (x * s));
     }
 }

@@ -3,15 +3,11 @@
 use burn::backend::flex::FlexTensor;
 use burn::tensor::DType;
 use half::{bf16, f16};
-use rayon::prelude::*;
 
 use super::dot::Rows;
 use super::element::Element;
-use super::lanes::vectorized;
-use super::{from_vec, into_vec, typed};
-
-/// Elements converted at a time.
-const CHUNK: usize = 1 << 14;
+use super::row_blocks::row_blocks;
+use super::{from_vec, typed, values};
 
 /// Whether all are of types that the kernels read.
 pub(super) fn are_float(tensors: &[&FlexTensor]) -> bool {
@@ -34,34 +30,33 @@ pub(super) fn widened(x: FlexTensor) -> FlexTensor {
         DType::F16 => Rows::F16(typed(&x)),
         _ => Rows::Bf16(typed(&x)),
     };
-    let mut wide = vec![0.0; values.len()];
-    wide.par_chunks_mut(CHUNK).enumerate().for_each(|(i, out)| {
-        values.widen(i * CHUNK..i * CHUNK + out.len(), out);
+    let wide = row_blocks(values.len(), 1, |first, out: &mut [f32]| {
+        values.widen(first..first + out.len(), out);
     });
     from_vec(wide, shape)
 }
 
 /// Values of f32 in `dtype`, to the nearest; the tensor itself where that is f32.
 pub(super) fn narrowed(x: FlexTensor, dtype: DType) -> FlexTensor {
-    fn run<E: Element>(x: FlexTensor) -> FlexTensor {
+    fn run<E: Element>(x: &FlexTensor) -> FlexTensor {
         let shape = x.layout().shape().clone();
-        let wide = into_vec(x);
-        let mut narrow = vec![E::default(); wide.len()];
-        narrow.par_chunks_mut(CHUNK).zip(wide.par_chunks(CHUNK)).for_each(|(out, wide)| {
-            vectorized(
-                #[inline(always)]
-                || {
-                    for (out, x) in out.iter_mut().zip(wide) {
-                        *out = E::narrow(*x);
-                    }
-                },
-            );
-        });
+        let x = x.to_contiguous();
+        let wide = values(&x);
+        let narrow = row_blocks(
+            wide.len(),
+            1,
+            #[inline(always)]
+            |first, out: &mut [E]| {
+                for (out, x) in out.iter_mut().zip(&wide[first..]) {
+                    *out = E::narrow(*x);
+                }
+            },
+        );
         from_vec(narrow, shape)
     }
     match dtype {
-        DType::F16 => run::<f16>(x),
-        DType::BF16 => run::<bf16>(x),
+        DType::F16 => run::<f16>(&x),
+        DType::BF16 => run::<bf16>(&x),
         _ => x,
     }
 }

@@ -14,6 +14,7 @@ mod columns;
 mod input;
 mod integers;
 mod isa;
+mod multiply;
 mod panel;
 mod product;
 mod rows;
@@ -72,7 +73,6 @@ pub(super) struct Scratch {
     widened: Vec<f32>,
     panel: Vec<Step<f32>>,
     pairs: Vec<Step<u32>>,
-    sums: Vec<f32>,
     part: Vec<f32>,
 }
 
@@ -133,11 +133,12 @@ pub(super) fn small(
     for first in (0..n_columns).step_by(WIDTH) {
         let n = WIDTH.min(n_columns - first);
         let w = Strided::at(w.values, w.stride, first, 0);
-        scratch.sums.clear();
-        scratch.sums.resize(n_rows * WIDTH, 0.0);
-        panel_product(isa, x, w, [n_rows, n, k], &mut scratch.panel, &mut scratch.sums);
+        let sums = &mut scratch.part;
+        sums.clear();
+        sums.resize(n_rows * WIDTH, 0.0);
+        panel_product(isa, x, w, [n_rows, n, k], &mut scratch.panel, sums);
         let rows = out[first..].chunks_mut(stride);
-        for (out, sums) in rows.zip(scratch.sums.chunks_exact(WIDTH)) {
+        for (out, sums) in rows.zip(sums.chunks_exact(WIDTH)) {
             out[..n].copy_from_slice(&sums[..n]);
         }
     }

@@ -9,12 +9,12 @@ use rayon::prelude::*;
 use super::super::element::Element;
 use super::super::kept::{Keep, Kept};
 use super::super::lanes::vectorized;
-use super::super::shared::Columns;
+use super::super::shared::{Columns, is_there};
 use super::super::swiglu;
 use super::{BLOCK_ROWS, Input, Scratch, Weight};
-use crate::packed::WIDTH;
+use crate::packed::{Step, WIDTH};
 
-/// Columns of one task at most: the sums of [`BLOCK_ROWS`] rows stay in the second-level cache.
+/// Columns of one task at most, so that the threads end together.
 const TASK_COLUMNS: usize = 6 * WIDTH;
 
 /// Multiplications below which a second thread costs more than it saves.
@@ -24,9 +24,9 @@ const PARALLEL_PRODUCTS: usize = 1 << 15;
 pub(in super::super) fn linears<E: Element>(x: &Input<'_>, weights: &[Weight<'_>]) -> Vec<Vec<E>> {
     let n_columns: Vec<usize> = weights.iter().map(|w| w.n_columns(x.k)).collect();
     let mut outputs: Vec<Vec<E>> =
-        n_columns.iter().map(|n| vec![E::default(); x.n_rows() * n]).collect();
+        n_columns.iter().map(|n| Vec::with_capacity(x.n_rows() * n)).collect();
     let columns: Vec<Columns<'_, E>> =
-        outputs.iter_mut().zip(&n_columns).map(|(out, n)| Columns::new(out, *n)).collect();
+        outputs.iter_mut().zip(&n_columns).map(|(out, n)| Columns::room(out, *n)).collect();
     for_each_part(
         x,
         weights,
@@ -36,7 +36,9 @@ pub(in super::super) fn linears<E: Element>(x: &Input<'_>, weights: &[Weight<'_>
             unsafe { columns[which].write(row, column, sums.iter().copied()) };
         },
     );
-    outputs
+    let outputs = outputs.into_iter().zip(n_columns);
+    // SAFETY: the panels make up the products.
+    outputs.map(|(out, n)| unsafe { is_there(out, x.n_rows() * n) }).collect()
 }
 
 /// Adds `x wᵀ` to a matrix of f32.
@@ -61,15 +63,17 @@ fn for_each_part(
     f: impl Fn(usize, usize, usize, &[f32]) + Sync,
 ) {
     let n_columns: Vec<usize> = weights.iter().map(|w| w.n_columns(x.k)).collect();
-    for_each_task(x, &n_columns, |which, task, Work { products, scratch }| {
+    for_each_panel(x, &n_columns, |which, columns, Work { sides: [side, _], scratch }| {
+        let w = weights[which];
+        x.prepare(w, &columns, &mut side.panel);
         for rows in blocks(x.n_rows()) {
-            let sums = sized(products, rows.len() * task.len());
-            x.multiply(weights[which], rows.clone(), task.clone(), sums, scratch);
+            let Side { panel, sums } = side;
+            x.multiply(w, &rows, columns.clone(), panel, sums, scratch);
             vectorized(
                 #[inline(always)]
                 || {
-                    for (row, sums) in rows.clone().zip(sums.chunks_exact(task.len())) {
-                        f(which, row, task.start, sums);
+                    for (row, sums) in rows.clone().zip(sums.as_chunks::<WIDTH>().0) {
+                        f(which, row, columns.start, &sums[..columns.len()]);
                     }
                 },
             );
@@ -84,43 +88,55 @@ pub(in super::super) fn gated<E: Element>(
     up: Weight<'_>,
 ) -> Vec<E> {
     let n = gate.n_columns(x.k);
-    let mut output = vec![E::default(); x.n_rows() * n];
-    let columns = Columns::new(&mut output, n);
-    for_each_task(x, &[n], |_, task, Work { products, scratch }| {
+    let mut output = Vec::with_capacity(x.n_rows() * n);
+    let out = Columns::room(&mut output, n);
+    for_each_panel(x, &[n], |_, columns, Work { sides: [gates, ups], scratch }| {
+        for (w, side) in [(gate, &mut *gates), (up, &mut *ups)] {
+            x.prepare(w, &columns, &mut side.panel);
+        }
         for rows in blocks(x.n_rows()) {
-            let size = rows.len() * task.len();
-            let (gates, ups) = sized(products, 2 * size).split_at_mut(size);
-            x.multiply(gate, rows.clone(), task.clone(), gates, scratch);
-            x.multiply(up, rows.clone(), task.clone(), ups, scratch);
-            let each = gates.chunks_exact_mut(task.len()).zip(ups.chunks_exact(task.len()));
-            for (row, (gates, ups)) in rows.zip(each) {
-                vectorized(
-                    #[inline(always)]
-                    || {
-                        gate_row::<E>(gates, ups);
-                        // SAFETY: the columns of a task are no other task's.
-                        unsafe { columns.write(row, task.start, gates.iter().copied()) };
-                    },
-                );
+            for (w, side) in [(gate, &mut *gates), (up, &mut *ups)] {
+                x.multiply(w, &rows, columns.clone(), &side.panel, &mut side.sums, scratch);
             }
+            let (gates, ups) =
+                (gates.sums.as_chunks_mut::<WIDTH>().0, ups.sums.as_chunks::<WIDTH>().0);
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (row, (gates, ups)) in rows.clone().zip(gates.iter_mut().zip(ups)) {
+                        gate_row::<E>(gates, ups);
+                        let gated = gates[..columns.len()].iter().copied();
+                        // SAFETY: a panel is no other thread's.
+                        unsafe { out.write(row, columns.start, gated) };
+                    }
+                },
+            );
         }
     });
-    output
+    // SAFETY: the panels make up the product.
+    unsafe { is_there(output, x.n_rows() * n) }
 }
 
 /// Puts the gated values in the place of the gates.
 #[inline(always)]
-fn gate_row<E: Element>(gates: &mut [f32], ups: &[f32]) {
+fn gate_row<E: Element>(gates: &mut [f32; WIDTH], ups: &[f32; WIDTH]) {
     for (gate, up) in gates.iter_mut().zip(ups) {
         *gate = swiglu::gated(E::narrow(*gate).widen(), E::narrow(*up)).widen();
     }
 }
 
-/// Memory of a task.
+/// Memory of a thread's products.
 #[derive(Default)]
 struct Work {
-    products: Vec<f32>,
+    sides: [Side; 2],
     scratch: Scratch,
+}
+
+/// Of a weight's products.
+#[derive(Default)]
+struct Side {
+    panel: Vec<Step<u32>>,
+    sums: Vec<f32>,
 }
 
 impl Keep for Work {
@@ -130,8 +146,8 @@ impl Keep for Work {
     }
 }
 
-/// Calls `f(matrix, columns, memory)` for parts of the columns of each matrix.
-fn for_each_task(
+/// Calls `f(matrix, columns, memory)` for each panel of the columns of each matrix.
+fn for_each_panel(
     x: &Input<'_>,
     n_columns: &[usize],
     f: impl Fn(usize, Range<usize>, &mut Work) + Sync,
@@ -147,24 +163,21 @@ fn for_each_task(
             (0..n).step_by(width).map(move |start| (which, start..n.min(start + width)))
         })
         .collect();
+    let run = |work: &mut Work, (which, task): (usize, Range<usize>)| {
+        for first in task.clone().step_by(WIDTH) {
+            f(which, first..task.end.min(first + WIDTH), work);
+        }
+    };
     if n_threads == 1 {
         let mut work = Kept::take();
-        for (which, task) in tasks {
-            f(which, task, &mut work);
+        for task in tasks {
+            run(&mut work, task);
         }
     } else {
-        tasks.into_par_iter().for_each_init(Kept::take, |work, (which, task)| f(which, task, work));
+        tasks.into_par_iter().for_each_init(Kept::take, |work, task| run(work, task));
     }
 }
 
 fn blocks(n_rows: usize) -> impl Iterator<Item = Range<usize>> {
     (0..n_rows).step_by(BLOCK_ROWS).map(move |start| start..n_rows.min(start + BLOCK_ROWS))
-}
-
-/// The first `n` elements of a buffer that grows as it must; what they hold is of no account.
-fn sized(buffer: &mut Vec<f32>, n: usize) -> &mut [f32] {
-    if buffer.len() < n {
-        buffer.resize(n, 0.0);
-    }
-    &mut buffer[..n]
 }

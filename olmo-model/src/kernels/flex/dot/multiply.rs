@@ -1,0 +1,297 @@
+//! Products of some rows with a panel of the right operand, in whatever form that is held.
+
+use std::ops::Range;
+
+use super::super::lanes::vectorized;
+use super::integers::{Blocks, GROUPS};
+use super::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use super::vnni;
+use super::{
+    BLOCK_ROWS, BLOCK_UNITS, FEW_ROWS, Input, Rows, Scratch, Strided, Weight, columns, integers,
+    panel, panel_product,
+};
+#[cfg(target_arch = "x86_64")]
+use super::{amx, avx512};
+use crate::packed::{Step, Values, WIDTH};
+use crate::quantized::QuantizedSteps;
+
+impl Input<'_> {
+    /// Lays out a panel of the columns `columns` of the product, where it is to be multiplied with several
+    /// blocks of rows and does not lie so already. Otherwise it stays empty.
+    pub(super) fn prepare(
+        &self,
+        w: Weight<'_>,
+        columns: &Range<usize>,
+        panel: &mut Vec<Step<u32>>,
+    ) {
+        panel.clear();
+        #[cfg(target_arch = "x86_64")]
+        if self.n_rows > BLOCK_ROWS && !self.pairs.is_empty() {
+            let units = self.k.div_ceil(2);
+            let mut room = || panel.resize(units, Step([0; WIDTH]));
+            match w {
+                Weight::Rows(Rows::Bf16(w)) => {
+                    room();
+                    let w = Strided::at(w, self.k, columns.start, 0);
+                    // SAFETY: pairs are made where the instructions were found.
+                    unsafe { avx512::pack_bf16(w, columns.len(), self.k, panel) };
+                }
+                Weight::Columns(Rows::Bf16(w)) => {
+                    room();
+                    columns::pack_pairs(w, w.len() / self.k, columns.clone(), panel);
+                }
+                _ => {}
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (w, columns);
+    }
+
+    /// Products of rows `rows` with the rows `columns` of `w`, which are a panel, or as far as there are
+    /// any; `[rows.len(), WIDTH]` sums. `panel` was [prepared](Self::prepare) for them.
+    pub(super) fn multiply(
+        &self,
+        w: Weight<'_>,
+        rows: &Range<usize>,
+        columns: Range<usize>,
+        panel: &[Step<u32>],
+        sums: &mut Vec<f32>,
+        scratch: &mut Scratch,
+    ) {
+        sums.clear();
+        sums.resize(rows.len() * WIDTH, 0.0);
+        match w {
+            Weight::Rows(w) => self.multiply_rows(w, rows, columns, panel, sums, scratch),
+            Weight::Columns(w) => self.multiply_columns(w, rows, columns, panel, sums, scratch),
+            Weight::Packed(panels) => {
+                let index = columns.start / WIDTH;
+                self.multiply_packed(&panels.values, index, rows, sums, scratch);
+            }
+        }
+    }
+
+    /// Products with a panel of a packed matrix, added to the sums.
+    fn multiply_packed(
+        &self,
+        values: &Values,
+        index: usize,
+        rows: &Range<usize>,
+        sums: &mut [f32],
+        scratch: &mut Scratch,
+    ) {
+        fn panel<T>(steps: &[Step<T>], index: usize, length: usize) -> &[Step<T>] {
+            &steps[index * length..][..length]
+        }
+        let k = self.k;
+        let block = if rows.len() <= FEW_ROWS { usize::MAX } else { BLOCK_UNITS };
+        match values {
+            Values::F32(steps) => {
+                for (i, panel) in panel(steps, index, k).chunks(block).enumerate() {
+                    self.multiply_f32(rows, i.saturating_mul(block), panel, sums);
+                }
+            }
+            Values::F16(steps) => {
+                for (i, steps) in panel(steps, index, k).chunks(BLOCK_UNITS).enumerate() {
+                    panel::widen_f16(steps, &mut scratch.panel);
+                    self.multiply_f32(rows, i * BLOCK_UNITS, &scratch.panel, sums);
+                }
+            }
+            #[cfg(target_arch = "x86_64")]
+            Values::Bf16(steps) if !self.pairs.is_empty() => {
+                let units = k.div_ceil(2);
+                for (i, panel) in panel(steps, index, units).chunks(block).enumerate() {
+                    let x = Strided::at(&self.pairs, units, rows.start, i.saturating_mul(block));
+                    self.multiply_pairs(x, rows.len(), panel, true, sums);
+                }
+            }
+            Values::Bf16(steps) if rows.len() <= FEW_ROWS => {
+                let x = Strided::at(&self.f32, k, rows.start, 0);
+                let panel = panel(steps, index, k.div_ceil(2));
+                let n_rows = rows.len();
+                pulp::Arch::new().dispatch(panel::MultiplyPairs { x, n_rows, k, panel, sums });
+            }
+            Values::Bf16(steps) => {
+                let blocks = panel(steps, index, k.div_ceil(2)).chunks(BLOCK_UNITS / 2);
+                for (i, steps) in blocks.enumerate() {
+                    let start = i * BLOCK_UNITS;
+                    let length = (2 * steps.len()).min(k - start);
+                    panel::widen_pairs(steps, length, &mut scratch.panel);
+                    self.multiply_f32(rows, start, &scratch.panel, sums);
+                }
+            }
+            Values::Quantized(steps) => {
+                self.multiply_quantized(steps, index, rows, sums);
+            }
+        }
+    }
+
+    /// Products with a panel of whole numbers.
+    fn multiply_quantized(
+        &self,
+        steps: &QuantizedSteps,
+        index: usize,
+        rows: &Range<usize>,
+        sums: &mut [f32],
+    ) {
+        let x = self.rounded.as_ref().expect("made where a weight is quantised");
+        let (n_blocks, n_steps) = (x.n_blocks, steps.quantization.steps());
+        let at_once = if rows.len() <= FEW_ROWS { n_blocks } else { BLOCK_UNITS / GROUPS };
+        for start in (0..n_blocks).step_by(at_once.max(1)) {
+            let n = at_once.min(n_blocks - start);
+            let first = index * n_blocks + start;
+            let w = Blocks {
+                quantization: steps.quantization,
+                groups: &steps.groups[first * n_steps..][..n * n_steps],
+                scales: &steps.scales[first..][..n],
+            };
+            let x = x.at(rows.start, start);
+            match self.isa {
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: the instructions were found.
+                Isa::Avx512 { vnni: true, .. } => unsafe {
+                    vnni::multiply(x, rows.len(), w, sums);
+                },
+                _ => integers::multiply(x, rows.len(), w, sums),
+            }
+        }
+    }
+
+    /// Products of rows of `pairs` with a part of a panel, behind which the next part lies where that
+    /// `is_next`.
+    #[cfg(target_arch = "x86_64")]
+    fn multiply_pairs(
+        &self,
+        x: Strided<'_, u32>,
+        n_rows: usize,
+        panel: &[Step<u32>],
+        is_next: bool,
+        sums: &mut [f32],
+    ) {
+        match self.isa {
+            // SAFETY: the registers were found to be available.
+            Isa::Avx512 { amx: true, .. } => unsafe {
+                amx::multiply(x, n_rows, panel, is_next, sums);
+            },
+            // SAFETY: pairs are made where the instructions were found.
+            _ => unsafe { avx512::multiply_bf16(x, n_rows, panel, sums) },
+        }
+    }
+
+    /// Products with a part of a panel that begins at element `start` of its rows.
+    fn multiply_f32(
+        &self,
+        rows: &Range<usize>,
+        start: usize,
+        panel: &[Step<f32>],
+        sums: &mut [f32],
+    ) {
+        let x = Strided::at(&self.f32, self.k, rows.start, start);
+        pulp::Arch::new().dispatch(panel::Multiply { x, n_rows: rows.len(), panel, sums });
+    }
+
+    /// Products with up to [`WIDTH`] rows of `w`, added to the sums.
+    fn multiply_rows(
+        &self,
+        w: Rows<'_>,
+        rows: &Range<usize>,
+        columns: Range<usize>,
+        panel: &[Step<u32>],
+        sums: &mut [f32],
+        scratch: &mut Scratch,
+    ) {
+        let k = self.k;
+        #[cfg(target_arch = "x86_64")]
+        if let (Rows::Bf16(w), true) = (w, !self.pairs.is_empty()) {
+            let units = k.div_ceil(2);
+            for start in (0..units).step_by(BLOCK_UNITS) {
+                let n_units = BLOCK_UNITS.min(units - start);
+                let x = Strided::at(&self.pairs, units, rows.start, start);
+                let panel = if panel.is_empty() {
+                    let w = Strided::at(w, k, columns.start, 2 * start);
+                    let length = (2 * n_units).min(k - 2 * start);
+                    scratch.pairs.resize(n_units, Step([0; WIDTH]));
+                    // SAFETY: pairs are made where the instructions were found.
+                    unsafe { avx512::pack_bf16(w, columns.len(), length, &mut scratch.pairs) };
+                    &scratch.pairs[..]
+                } else {
+                    &panel[start..start + n_units]
+                };
+                self.multiply_pairs(x, rows.len(), panel, false, sums);
+            }
+            return;
+        }
+        let _ = panel;
+        for start in (0..k).step_by(BLOCK_UNITS) {
+            let length = BLOCK_UNITS.min(k - start);
+            let w = match w {
+                Rows::F32(w) => Strided::at(w, k, columns.start, start),
+                other => {
+                    scratch.widened.resize(columns.len() * length, 0.0);
+                    for (row, out) in columns.clone().zip(scratch.widened.chunks_exact_mut(length))
+                    {
+                        other.widen(row * k + start..row * k + start + length, out);
+                    }
+                    Strided { values: &scratch.widened, stride: length }
+                }
+            };
+            let x = Strided::at(&self.f32, k, rows.start, start);
+            let sizes = [rows.len(), columns.len(), length];
+            panel_product(self.isa, x, w, sizes, &mut scratch.panel, sums);
+        }
+    }
+
+    /// Products with up to [`WIDTH`] columns of a matrix, `[k, n_columns]`, added to the sums part by
+    /// part: gradients are sums over a batch or a vocabulary, and of 50,000 products added one by one in
+    /// f32 the fifth digit is wrong.
+    fn multiply_columns(
+        &self,
+        w: Rows<'_>,
+        rows: &Range<usize>,
+        columns: Range<usize>,
+        panel: &[Step<u32>],
+        sums: &mut [f32],
+        scratch: &mut Scratch,
+    ) {
+        let (k, stride) = (self.k, w.len() / self.k);
+        let units = if self.pairs.is_empty() { k } else { k.div_ceil(2) };
+        for start in (0..units).step_by(BLOCK_UNITS) {
+            let n_units = BLOCK_UNITS.min(units - start);
+            scratch.part.clear();
+            scratch.part.resize(rows.len() * WIDTH, 0.0);
+            match w {
+                #[cfg(target_arch = "x86_64")]
+                Rows::Bf16(w) if !self.pairs.is_empty() => {
+                    let x = Strided::at(&self.pairs, units, rows.start, start);
+                    let panel = if panel.is_empty() {
+                        let w = &w[2 * start * stride..(2 * (start + n_units)).min(k) * stride];
+                        scratch.pairs.resize(n_units, Step([0; WIDTH]));
+                        columns::pack_pairs(w, stride, columns.clone(), &mut scratch.pairs);
+                        &scratch.pairs[..]
+                    } else {
+                        &panel[start..start + n_units]
+                    };
+                    self.multiply_pairs(x, rows.len(), panel, false, &mut scratch.part);
+                }
+                w => {
+                    scratch.panel.resize(n_units, Step([0.0; WIDTH]));
+                    for (i, step) in scratch.panel.iter_mut().enumerate() {
+                        let first = (start + i) * stride + columns.start;
+                        w.widen(first..first + columns.len(), &mut step.0[..columns.len()]);
+                        step.0[columns.len()..].fill(0.0);
+                    }
+                    self.multiply_f32(rows, start, &scratch.panel, &mut scratch.part);
+                }
+            }
+            let part = &scratch.part;
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (sum, part) in sums.iter_mut().zip(part) {
+                        *sum += part;
+                    }
+                },
+            );
+        }
+    }
+}
