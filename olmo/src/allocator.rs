@@ -2,7 +2,7 @@
 
 /// Bytes of the largest buffers that are taken from what the process has; of larger ones a step has few.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-const LARGEST: libc::c_int = 64 << 20;
+const LARGEST: libc::c_int = 256 << 20;
 
 /// Bytes that stay with the process when they are given back.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]

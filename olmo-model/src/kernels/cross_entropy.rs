@@ -51,11 +51,8 @@ pub(super) fn forward_with_gradients<B: Kernels>(
         dx_chunks.push(B::olmo_linear_backward_input(dlogits.clone(), weight.clone()));
         // In f32: in bf16 every chunk would round the sum of those before it.
         dweight = Some(match dweight.take() {
-            None if x.dtype() == DType::F32 => B::olmo_linear_backward_weight(dlogits, x),
-            sum => {
-                let sum = sum.unwrap_or_else(|| wide_zeros::<B>(&weight));
-                B::olmo_linear_add_backward_weight(sum, dlogits, x)
-            }
+            None => B::olmo_linear_wide_backward_weight(dlogits, x),
+            Some(sum) => B::olmo_linear_add_backward_weight(sum, dlogits, x),
         });
     }
     let sums = sums.unwrap_or_else(|| zeros::<B>(&x));

@@ -5,8 +5,9 @@
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::{FloatDType, Shape};
+use burn::tensor::{DType, FloatDType, Shape};
 
+use super::Kernels;
 use crate::packed::PackedMatrix;
 
 pub(super) fn forward<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>) -> FloatTensor<B> {
@@ -35,6 +36,19 @@ pub(super) fn backward_weight<B: Backend>(
     x: FloatTensor<B>,
 ) -> FloatTensor<B> {
     B::float_matmul(B::float_transpose(rows::<B>(grad)), rows::<B>(x))
+}
+
+/// `gradᵀ x` in f32.
+pub(super) fn wide_backward_weight<B: Kernels>(
+    grad: FloatTensor<B>,
+    x: FloatTensor<B>,
+) -> FloatTensor<B> {
+    if x.dtype() == DType::F32 {
+        return B::olmo_linear_backward_weight(grad, x);
+    }
+    let d = |x: &FloatTensor<B>| x.shape()[x.shape().num_dims() - 1];
+    let sum = B::float_zeros(Shape::new([d(&grad), d(&x)]), &x.device(), FloatDType::F32);
+    B::olmo_linear_add_backward_weight(sum, grad, x)
 }
 
 /// `sum + gradᵀ x`, with a sum in f32.

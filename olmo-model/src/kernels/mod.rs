@@ -77,6 +77,15 @@ pub(crate) trait Kernels: Backend {
         linear::backward_weight::<Self>(grad, x)
     }
 
+    /// The same in f32.
+    #[fusion(default)]
+    fn olmo_linear_wide_backward_weight(
+        grad: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        linear::wide_backward_weight::<Self>(grad, x)
+    }
+
     /// The same, added to a sum in f32.
     #[fusion(default)]
     fn olmo_linear_add_backward_weight(

@@ -37,8 +37,17 @@ pub(super) fn backward_weight(grad: FlexTensor, x: FlexTensor) -> FlexTensor {
     if !are_narrow([&grad, &x]) {
         return super::super::linear::backward_weight::<Flex>(grad, x);
     }
-    let (shape, dtype) = ([last_dim(&grad), last_dim(&x)], grad.dtype());
-    narrowed(add_product(vec![0.0; shape[0] * shape[1]], shape, &grad, &x), dtype)
+    let dtype = grad.dtype();
+    narrowed(wide_backward_weight(grad, x), dtype)
+}
+
+/// The same in f32.
+pub(super) fn wide_backward_weight(grad: FlexTensor, x: FlexTensor) -> FlexTensor {
+    if !are_narrow([&grad, &x]) {
+        return super::super::linear::wide_backward_weight::<Flex>(grad, x);
+    }
+    let shape = [last_dim(&grad), last_dim(&x)];
+    add_product(vec![0.0; shape[0] * shape[1]], shape, &grad, &x)
 }
 
 /// `sum + gradᵀ x`, with a sum in f32, which is added to in place: the product alone would be as large.

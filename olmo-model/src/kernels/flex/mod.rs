@@ -63,6 +63,13 @@ impl Kernels for Flex {
         linear::backward_weight(grad, x)
     }
 
+    fn olmo_linear_wide_backward_weight(
+        grad: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        linear::wide_backward_weight(grad, x)
+    }
+
     fn olmo_linear_add_backward_weight(
         sum: FloatTensor<Self>,
         grad: FloatTensor<Self>,

@@ -4,7 +4,6 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
-use super::element::Element;
 use super::lanes::vectorized;
 use super::shared::is_there;
 
@@ -37,11 +36,11 @@ pub(super) fn for_row_blocks<T: Send>(
 }
 
 /// The same for `n` elements that are not there yet: `f` finds zeros.
-pub(super) fn row_blocks<E: Element>(
+pub(super) fn row_blocks<T: Copy + Default + Send>(
     n: usize,
     row: usize,
-    f: impl Fn(usize, &mut [E]) + Sync,
-) -> Vec<E> {
+    f: impl Fn(usize, &mut [T]) + Sync,
+) -> Vec<T> {
     let mut out = Vec::with_capacity(n);
     for_row_blocks(
         &mut out.spare_capacity_mut()[..n],
@@ -55,10 +54,10 @@ pub(super) fn row_blocks<E: Element>(
 
 /// Fills a block with zeros: still in the cache when it is written, which memory for all of it would not be.
 #[inline(always)]
-pub(super) fn zeroed<E: Element>(block: &mut [MaybeUninit<E>]) -> &mut [E] {
+pub(super) fn zeroed<T: Copy + Default>(block: &mut [MaybeUninit<T>]) -> &mut [T] {
     for x in block.iter_mut() {
-        x.write(E::default());
+        x.write(T::default());
     }
     // SAFETY: all of it has been written.
-    unsafe { &mut *(std::ptr::from_mut(block) as *mut [E]) }
+    unsafe { &mut *(std::ptr::from_mut(block) as *mut [T]) }
 }

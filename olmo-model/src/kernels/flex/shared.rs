@@ -81,7 +81,7 @@ impl<'a, E: Element> Columns<'a, E> {
 /// # Safety
 ///
 /// They must have been.
-pub(super) unsafe fn is_there<E: Element>(mut room: Vec<E>, n: usize) -> Vec<E> {
+pub(super) unsafe fn is_there<T: Copy>(mut room: Vec<T>, n: usize) -> Vec<T> {
     assert!(room.capacity() >= n);
     // SAFETY: as the caller holds.
     unsafe { room.set_len(n) };

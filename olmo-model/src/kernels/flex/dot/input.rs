@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use half::bf16;
 
-use super::super::lanes::vectorized;
+use super::super::row_blocks::row_blocks;
 use super::integers::Rounded;
 use super::isa::Isa;
 use super::{Rows, Weight, columns};
@@ -89,12 +89,14 @@ impl<'a> Input<'a> {
 /// Rows as units of two elements; an odd row ends in a zero.
 fn pairs_of(values: &[bf16], k: usize) -> Vec<u32> {
     let length = k.div_ceil(2);
-    let mut units = vec![0; values.len().checked_div(k).unwrap_or(0) * length];
-    vectorized(
+    let n_rows = values.len().checked_div(k).unwrap_or(0);
+    row_blocks(
+        n_rows * length,
+        length.max(1),
         #[inline(always)]
-        || {
-            let rows = units.chunks_exact_mut(length.max(1)).zip(values.chunks_exact(k.max(1)));
-            for (units, row) in rows {
+        |first, units: &mut [u32]| {
+            let rows = values[first * k..].chunks_exact(k.max(1));
+            for (units, row) in units.chunks_exact_mut(length.max(1)).zip(rows) {
                 let (pairs, rest) = row.as_chunks::<2>();
                 for (unit, [a, b]) in units.iter_mut().zip(pairs) {
                     *unit = pair_of(*a, *b);
@@ -104,6 +106,5 @@ fn pairs_of(values: &[bf16], k: usize) -> Vec<u32> {
                 }
             }
         },
-    );
-    units
+    )
 }
