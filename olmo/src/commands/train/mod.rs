@@ -4,7 +4,7 @@
 mod dashboard;
 mod dry_run;
 mod evaluate;
-mod memory;
+pub(super) mod memory;
 #[cfg(feature = "net")]
 mod publish;
 mod shown;
