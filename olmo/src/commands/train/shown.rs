@@ -16,6 +16,8 @@ use super::dashboard::Dashboard;
 use super::evaluate::Evaluators;
 #[cfg(feature = "net")]
 use super::publish::Publisher;
+#[cfg(feature = "net")]
+use crate::failure;
 use crate::interrupt::Interrupt;
 use crate::{output, progress};
 
@@ -162,7 +164,8 @@ impl Observer for Shown {
         if let Some(publisher) = &self.publisher
             && let Err(error) = publisher.send(path)
         {
-            self.say(&format!("warning: {} is not pushed: {error:#}", path.display()));
+            let error = failure::told(&error, ": ");
+            self.say(&format!("warning: {} is not pushed: {error}", path.display()));
         }
     }
 
