@@ -11,6 +11,7 @@ mod pace;
 mod paths;
 mod read;
 mod scheduler;
+mod unknown;
 
 use std::path::{Path, PathBuf};
 
@@ -245,8 +246,8 @@ impl TrainConfig {
         read::resolve_duration(&mut value).map_err(&wrong)?;
         let mut config: Self = serde_path_to_error::deserialize(value).map_err(|error| {
             let path = error.path().to_string();
-            let inner = error.into_inner();
-            wrong(if path == "." { inner.to_string() } else { format!("{path}: {inner}") })
+            let inner = unknown::with_hint(&error.into_inner().to_string());
+            wrong(if path == "." { inner } else { format!("{path}: {inner}") })
         })?;
         config.resolve_spikes();
         config.validate().map_err(wrong)?;

@@ -27,14 +27,15 @@ use crate::output;
 /// Train a model, or go on where an interrupted run stopped
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  olmo train configs/small.yaml
-  olmo train configs/small.yaml max_duration=200 optimizer.learning_rate=1e-3
-  olmo train configs/small.yaml --tui
+  olmo train small.yaml
+  olmo train small.yaml max_duration=200 optimizer.learning_rate=1e-3
+  olmo train small.yaml --tui
   olmo train OLMo-1B.yaml 'path_map={https://olmo-data.org: /data}' save_folder=runs/1b
   olmo train OLMo-1B.yaml 'data.paths=[part-0.npy]' 'evaluators=[]' save_folder=runs/1b
   olmo train configs/olmo2-7b-stage1.yaml --dry-run --devices 1024
 
 CONFIG.yaml is ours or the original trainer's, as it is; what of that has no effect here is said.
+README.md has a small.yaml that is complete.
 
 Ctrl-C or SIGTERM finishes the step and saves; the same command goes on from there.")]
 pub(crate) struct Train {
@@ -104,7 +105,14 @@ impl Train {
         }
         let interrupt = Interrupt::listen()?;
         let shown = Shown::new(trainer.config(), &interrupt, self.json, self.tui())?;
+        let before = trainer.global_step();
         run_shown(&mut trainer, &interrupt, shown)?;
+        if before > 0 && trainer.global_step() == before {
+            let end = trainer.config().max_duration;
+            output::complain(&format!(
+                "the run was at its end already, with max_duration={end}; a larger one goes on"
+            ));
+        }
         if self.json {
             return Ok(());
         }
@@ -113,7 +121,11 @@ impl Train {
         output::line(format!("step {} of {folder}", trainer.global_step()))?;
         if let Some(checkpoint) = checkpoint {
             output::line(format!("model: {checkpoint}"))?;
-            output::line(format!("next:  olmo generate --model {checkpoint} --prompt \"Once\""))?;
+            let how = match trainer.config().tokenizer {
+                Some(_) => "--prompt \"Once\"",
+                None => "--tokens FILE",
+            };
+            output::line(format!("next:  olmo generate --model \"{checkpoint}\" {how}"))?;
         }
         Ok(())
     }
@@ -127,17 +139,18 @@ pub(super) fn run(trainer: &mut Trainer, interrupt: &Interrupt, json: bool) -> R
 
 fn run_shown(trainer: &mut Trainer, interrupt: &Interrupt, mut shown: Shown) -> Result<()> {
     let outcome = memory::explained(|| trainer.run(&mut shown, interrupt.flag()))?;
-    shown.finish()?;
+    let shown = shown.finish();
     match outcome {
-        Outcome::Finished => Ok(()),
+        Outcome::Finished => {}
         Outcome::LossRose => {
             output::complain("the loss rose by more than early_stopping_factor, so the run ends");
-            Ok(())
         }
+        // Whether or not someone was still reading, the run is not at its end.
         Outcome::Interrupted => {
             bail!(Stopped { step: trainer.global_step(), max_steps: trainer.config().max_duration })
         }
     }
+    shown
 }
 
 /// The user stopped a run.
