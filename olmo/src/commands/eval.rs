@@ -33,7 +33,8 @@ pub(crate) struct Ppl {
     /// Folder of the model
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// Documents (.jsonl, .json, .ndjson or .txt, also .gz or .zst), or raw tokens (.npy)
+    /// Documents (.jsonl, .json, .ndjson or .txt, also .gz or .zst; .parquet with a column text), or raw
+    /// tokens (.npy)
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     data: Vec<PathBuf>,
     /// tokenizer.json; by default the one in the model's folder

@@ -27,7 +27,14 @@ fn models_that_cannot_be_read() {
     };
     fails(generate(Path::new("no/such/model")), 2, &["there is no model folder no/such/model"]);
     fails(generate(&tokens), 2, &["tokens.json is a file, expected a model folder"]);
-    fails(generate(folder.path()), 2, &["config.json", "No such file"]);
+    fails(generate(folder.path()), 2, &["is no model folder: it has no config.json, nor"]);
+    let run = folder.path().join("run");
+    fs::create_dir_all(run.join("checkpoints/latest")).unwrap();
+    fs::write(run.join("config.yaml"), "model: {d_model: 32}").unwrap();
+    fs::write(run.join("checkpoints/latest/config.json"), "{}").unwrap();
+    for folder in [run.clone(), run.join("checkpoints")] {
+        fails(generate(&folder), 2, &["the newest checkpoint in it is", "run/checkpoints/latest"]);
+    }
     write(&folder, "config.json", r#"{"model_type": "gpt2"}"#);
     fails(
         generate(folder.path()),
@@ -162,6 +169,16 @@ fn data_that_cannot_be_used() {
         &[],
         &["bad.jsonl.gz", "gzip"],
     );
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::unix::ffi::OsStrExt as _;
+        let odd = folder.path().join(std::ffi::OsStr::from_bytes(b"odd\xff.jsonl"));
+        fs::copy(&documents, &odd).unwrap();
+        let begin = ["data", "tokenize", "--tokenizer", text(&tokenizer), "--out", text(&out)];
+        let arguments = begin.map(std::ffi::OsString::from).into_iter().chain([odd.into()]);
+        fails(arguments, 2, &["its name is not UTF-8"]);
+        assert!(!out.join("part-0-00000.npy").exists(), "nothing is left behind");
+    }
     fails(train.into_iter().chain([text(&empty)]), 2, &["no text to work on"]);
 
     let tokens = write(&folder, "tokens.npy", [0; 20]);
@@ -174,6 +191,14 @@ fn data_that_cannot_be_used() {
     order(&["2", "--world-size", "2", "--rank", "2"], &["rank is 2, expected less than the 2"]);
     let batch = ["2", "--world-size", "2", "--global-batch-size", "3"];
     order(&batch, &["--global-batch-size is 3", "multiple of --world-size 2"]);
+    order(&["2", "--start-index", "6"], &["--start-index is 6, past the 5 instances"]);
+    let core = ["2", "--order", "olmo-core", "--global-batch-size", "6"];
+    order(&core, &["do not fill one batch of 6"]);
+    fails(
+        ["data", "order", text(folder.path()), "--seq-len", "2"],
+        2,
+        &["a folder, expected a token file"],
+    );
 }
 
 #[test]
@@ -194,6 +219,24 @@ fn evaluations_that_cannot_be_done() {
     let sound = write(&folder, "sound.npy", [1, 0, 2, 0]);
     ppl(&sound, &["--batch-size", "0"], &["batch-size is 0, expected at least 1"]);
     ppl(&sound, &["--seq-len", "129"], &["seq-len is 129", "context of 128"]);
+}
+
+/// What a pipe of the shell gives, where one end is closed.
+#[test]
+#[cfg(unix)]
+fn only_a_reader_of_standard_output_may_go() {
+    let sh = |script: &str| {
+        let command = ["-c", script, env!("CARGO_BIN_EXE_olmo")];
+        Command::new("bash").args(command).assert().get_output().clone()
+    };
+    let output = sh("set -o pipefail; \"$0\" model list | true");
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    if Path::new("/dev/full").exists() {
+        let output = sh("\"$0\" model list > /dev/full");
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(message.starts_with("error: cannot write to standard output: No space left"));
+    }
 }
 
 #[test]

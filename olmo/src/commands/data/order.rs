@@ -95,6 +95,12 @@ impl Order {
             Whose::Olmo => self.olmo()?,
             Whose::OlmoCore => self.olmo_core(batch)?,
         };
+        let (total, start) = (report.total, self.start_index);
+        ensure!(total > 0, "the instances do not fill one batch of {batch}, so the epoch has none");
+        ensure!(
+            start <= total,
+            "--start-index is {start}, past the {total} instances of the epoch"
+        );
         if self.json {
             return Ok(output::json(&report)?);
         }
