@@ -182,6 +182,12 @@ fn data_that_cannot_be_used() {
     fails(train.into_iter().chain([text(&empty)]), 2, &["no text to work on"]);
 
     let tokens = write(&folder, "tokens.npy", [0; 20]);
+    stdout(train.into_iter().chain([text(&documents)]));
+    let few = ["data", "train-tokenizer", "--vocab-size", "9000", "--out", text(&tokenizer)];
+    let few = olmo(few).arg(&documents).assert().success().get_output().clone();
+    let message = String::from_utf8(few.stderr).unwrap();
+    assert!(message.contains("fewer tokens than the 9,000 asked for"), "{message}");
+    tokenize(&documents, &["--max-tokens-per-file", "0"], &["--max-tokens-per-file"]);
     let order = |extra: &[&str], parts: &[&str]| {
         let base = ["data", "order", text(&tokens), "--seq-len"];
         fails(base.iter().chain(extra), 2, parts);
@@ -191,9 +197,13 @@ fn data_that_cannot_be_used() {
     order(&["2", "--world-size", "2", "--rank", "2"], &["rank is 2, expected less than the 2"]);
     let batch = ["2", "--world-size", "2", "--global-batch-size", "3"];
     order(&batch, &["--global-batch-size is 3", "multiple of --world-size 2"]);
-    order(&["2", "--start-index", "6"], &["--start-index is 6, past the 5 instances"]);
-    let core = ["2", "--order", "olmo-core", "--global-batch-size", "6"];
-    order(&core, &["do not fill one batch of 6"]);
+    let core = ["--order", "olmo-core", "--global-batch-size", "6"];
+    for empty in [&["--start-index", "6"][..], &core] {
+        let arguments = ["data", "order", text(&tokens), "--seq-len", "2"];
+        let output = olmo(arguments).args(empty).assert().success().stdout("").get_output().clone();
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert!(message.starts_with("no instance is left: the epoch has "), "{message}");
+    }
     fails(
         ["data", "order", text(folder.path()), "--seq-len", "2"],
         2,
@@ -215,7 +225,7 @@ fn evaluations_that_cannot_be_done() {
     ppl(&empty, &[], &["no tokens to score in 1 documents"]);
     let past = write(&folder, "past.npy", [1, 0, 200, 0]);
     let message = "document 1: token id 200 at position 1 is past the vocabulary of 128";
-    ppl(&past, &[], &[message]);
+    ppl(&past, &[], &[message, "another tokenizer, or of another type than --token-dtype"]);
     let sound = write(&folder, "sound.npy", [1, 0, 2, 0]);
     ppl(&sound, &["--batch-size", "0"], &["batch-size is 0, expected at least 1"]);
     ppl(&sound, &["--seq-len", "129"], &["seq-len is 129", "context of 128"]);

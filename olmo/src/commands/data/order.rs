@@ -96,11 +96,12 @@ impl Order {
             Whose::OlmoCore => self.olmo_core(batch)?,
         };
         let (total, start) = (report.total, self.start_index);
-        ensure!(total > 0, "the instances do not fill one batch of {batch}, so the epoch has none");
-        ensure!(
-            start <= total,
-            "--start-index is {start}, past the {total} instances of the epoch"
-        );
+        if report.indices.is_empty() {
+            output::complain(&format!(
+                "no instance is left: the epoch has {total} over all ranks, and --start-index passes \
+                 over {start}"
+            ));
+        }
         if self.json {
             return Ok(output::json(&report)?);
         }
