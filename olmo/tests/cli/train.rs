@@ -216,6 +216,15 @@ fn where_there_is_no_terminal_a_run_says_how_it_goes_and_that_it_is_at_its_end()
         again,
         "the run was at its end already, with max_duration=2; a larger one goes on\n"
     );
+    fs::rename(folder.path().join("run"), folder.path().join("moved")).unwrap();
+    let moved = folder.path().join("moved").display().to_string();
+    let of_moved = ["train".to_owned(), format!("{moved}/config.yaml"), "--dry-run".to_owned()];
+    let note = olmo(&of_moved).assert().success().get_output().stderr.clone();
+    let expected = format!("to go on in {moved}, give save_folder={moved}\n");
+    assert!(String::from_utf8(note).unwrap().ends_with(&expected), "{expected}");
+    let followed = olmo(of_moved).arg(format!("save_folder={moved}")).assert().success();
+    followed.stderr("");
+    fs::rename(folder.path().join("moved"), folder.path().join("run")).unwrap();
     let other = said(&["max_duration=4", "optimizer.name=lionw"], 2);
     assert!(other.contains("where optimizer.name has changed, give the old one"), "{other}");
     for (wrong, part) in [

@@ -81,6 +81,16 @@ impl Train {
         false
     }
 
+    /// The folder of the run whose configuration is read, where that names another.
+    fn folder_left_behind(&self, save_folder: &Path) -> Option<String> {
+        let folder = self.config.parent()?;
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        let is_of_a_run =
+            self.config.ends_with("config.yaml") && folder.join("checkpoints").is_dir();
+        let is_other = save_folder.canonicalize().ok() != folder.canonicalize().ok();
+        (is_of_a_run && is_other).then(|| folder.display().to_string())
+    }
+
     pub(crate) fn run(&self, device: DeviceName) -> Result<()> {
         ensure!(
             !self.tui() || io::stdout().is_terminal(),
@@ -89,6 +99,12 @@ impl Train {
         let (config, notes) = TrainConfig::read_noting(&self.config, &self.overrides)?;
         for Note { field, reason } in notes {
             output::complain(&format!("{field} has no effect here, because {reason}"));
+        }
+        if let Some(folder) = self.folder_left_behind(&config.save_folder) {
+            output::complain(&format!(
+                "the run is in {}, as save_folder says; to go on in {folder}, give save_folder={folder}",
+                config.save_folder.display()
+            ));
         }
         if self.dry_run {
             let machine = dry_run::Machine { n_devices: self.devices as usize, mfu: self.mfu };
