@@ -232,7 +232,8 @@ impl AttentionConfig {
         problems.positive("attention.head_dim", self.head_dim);
         if !self.head_dim.is_multiple_of(2) {
             problems.push("attention.head_dim", self.head_dim, "an even number, for rotary pairs");
-        } else if self.n_heads.saturating_mul(self.head_dim) > MAX_SIZE {
+        } else if self.head_dim <= MAX_SIZE && self.n_heads.saturating_mul(self.head_dim) > MAX_SIZE
+        {
             let expected = format!("at most {MAX_SIZE} divided by n_heads = {}", self.n_heads);
             problems.push("attention.head_dim", self.head_dim, expected);
         }

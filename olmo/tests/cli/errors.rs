@@ -74,6 +74,7 @@ fn unknown_presets_and_devices() {
         );
     }
     fails(["model", "show"], 2, &["required arguments were not provided"]);
+    fails(["quickstart", "--steps", "0"], 2, &["invalid value '0' for '--steps <N>'"]);
     fails(["modle"], 2, &["unrecognized subcommand 'modle'"]);
 }
 
