@@ -86,8 +86,12 @@ impl std::ops::AddAssign for Counts {
 }
 
 impl InputFile {
-    /// A file that is there.
+    /// A file that is there, under a name that JSON can hold.
     pub(crate) fn of(path: &Path) -> Result<Self> {
+        if path.to_str().is_none() {
+            let reason = "its name is not UTF-8, which manifest.json needs; give it another";
+            return Err(Error::Config { path: path.to_owned(), reason: reason.to_owned() });
+        }
         let bytes = std::fs::metadata(path).map_err(Error::io(path))?.len();
         Ok(Self { path: path.to_owned(), bytes })
     }

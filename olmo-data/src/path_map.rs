@@ -3,8 +3,12 @@
 //! Official configurations name URLs and folders of other machines. Each rule replaces the beginning
 //! of a path; the longest that fits is taken, whatever the order they are given in.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 use crate::{Error, Result};
 
@@ -58,13 +62,29 @@ impl PathRule {
     }
 }
 
+/// As configurations give it, `{FROM: TO}`.
+impl<'de> Deserialize<'de> for PathMap {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let rules = BTreeMap::<String, String>::deserialize(deserializer)?;
+        let rules =
+            rules.iter().map(|(from, to)| PathRule::new(from, to).map_err(D::Error::custom));
+        Ok(Self { rules: rules.collect::<Result<_, _>>()? })
+    }
+}
+
 impl PathMap {
     /// A map of rules.
     pub fn new(rules: impl IntoIterator<Item = PathRule>) -> Self {
         Self { rules: rules.into_iter().collect() }
     }
 
-    /// The local path of a path as it is written.
+    /// The map with more rules, which count before those that begin with the same.
+    pub fn with(mut self, rules: impl IntoIterator<Item = PathRule>) -> Self {
+        self.rules.extend(rules);
+        self
+    }
+
+    /// The local path of a path as it is written. Of two rules with the same beginning the later counts.
     ///
     /// # Errors
     ///
@@ -98,5 +118,7 @@ mod tests {
         let map = PathMap::new(["a=".parse().unwrap()]);
         assert_eq!(map.resolve("a/b").unwrap(), PathBuf::from("/b"));
         assert_eq!(map.resolve("file:///a/b").unwrap(), PathBuf::from("/a/b"));
+        let map = map.with(["a=/c".parse().unwrap()]);
+        assert_eq!(map.resolve("a/b").unwrap(), PathBuf::from("/c/b"));
     }
 }

@@ -10,6 +10,7 @@
 
 use std::fmt;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -247,7 +248,12 @@ impl TokenFile {
 fn map_file(path: &Path) -> std::io::Result<Option<Mmap>> {
     let metadata = std::fs::metadata(path)?;
     if !metadata.is_file() {
-        return Err(std::io::Error::other("not a regular file, so it cannot be mapped"));
+        let (kind, what) = if metadata.is_dir() {
+            (ErrorKind::IsADirectory, "a folder, expected a token file, such as one in it")
+        } else {
+            (ErrorKind::InvalidInput, "not a regular file, so it cannot be mapped")
+        };
+        return Err(std::io::Error::new(kind, what));
     }
     if metadata.len() == 0 {
         return Ok(None);

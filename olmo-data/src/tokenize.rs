@@ -165,6 +165,8 @@ impl Tokenize {
         progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<TokenizeReport> {
         let folder = folder.as_ref();
+        let inputs = corpus.paths().iter().map(|path| InputFile::of(path));
+        let inputs = inputs.collect::<Result<_>>()?;
         prepare(folder)?;
         let prefix = "part-0".to_owned();
         let series = self.write_series(corpus, folder, prefix, &mut |series, documents| {
@@ -183,12 +185,7 @@ impl Tokenize {
         let (files, outputs) = series.writer.finish()?;
         let counts = series.counts;
         write_rejected(&folder.join("rejected.jsonl"), &series.rejected)?;
-        let manifest = Manifest {
-            settings: self.settings()?,
-            inputs: corpus.paths().iter().map(|path| InputFile::of(path)).collect::<Result<_>>()?,
-            counts,
-            outputs,
-        };
+        let manifest = Manifest { settings: self.settings()?, inputs, counts, outputs };
         manifest.write(&folder.join("manifest.json"))?;
         Ok(TokenizeReport::new(counts, self.dtype, files))
     }

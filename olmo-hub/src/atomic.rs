@@ -111,8 +111,13 @@ impl AtomicFile {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] where `path` names no file or its folder cannot be written to.
+    /// [`Error::Io`] where `path` names no file, or a folder, or its folder cannot be written to.
     pub fn create(path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            // Found out before there is anything to lose.
+            let reason = io::Error::from(io::ErrorKind::IsADirectory);
+            return Err(Error::io(path, "create")(reason));
+        }
         let temporary = temporary_beside(path)?;
         let file = OpenOptions::new()
             .write(true)
@@ -320,6 +325,14 @@ mod tests {
         assert_eq!(names(folder.path()), ["state.json"]);
         write_atomic::<_, Error>(&path, |file| file.put(b"new")).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
+    }
+
+    #[test]
+    fn a_file_that_would_be_a_folder_is_refused_before_it_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let written = write_atomic::<(), Error>(folder.path(), |_| panic!("it is a folder"));
+        assert!(written.unwrap_err().to_string().contains("is a directory"));
+        assert_eq!(names(folder.path()), Vec::<String>::new());
     }
 
     #[test]

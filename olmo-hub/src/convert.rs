@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use olmo_model::Parameter;
@@ -90,18 +91,19 @@ impl Conversion {
 }
 
 /// Writes the model of a folder in another form to a new folder, with its tokenizer; `progress` is
-/// told the bytes of weights that each write added.
+/// told the bytes of weights that each write adds, and can end it.
 ///
 /// # Errors
 ///
 /// [`Error::Exists`] where `out` is there and not empty; [`Error::Unexpressible`] where the form
 /// has no such model; [`Error::Value`] with the first value that does not fit the dtype;
-/// [`Error::TiedHead`]; [`Error::Io`]. Nothing is left behind.
+/// [`Error::TiedHead`]; [`Error::Io`]; [`Error::Cancelled`] where `progress` breaks. Nothing is left
+/// behind.
 pub fn convert(
     folder: &ModelFolder,
     conversion: &Conversion,
     out: impl AsRef<Path>,
-    mut progress: impl FnMut(u64),
+    mut progress: impl FnMut(u64) -> ControlFlow<()>,
 ) -> Result<()> {
     let out = out.as_ref();
     refuse_content(out)?;
@@ -125,6 +127,16 @@ pub fn convert(
         }
         write_config(&config, conversion.form, dir)
     })
+}
+
+/// What is told of the bytes that are written, and says whether to go on.
+type Progress<'a> = &'a mut dyn FnMut(u64) -> ControlFlow<()>;
+
+fn told(progress: Progress<'_>, bytes: &[u8]) -> Result<()> {
+    match progress(bytes.len() as u64) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(Error::Cancelled),
+    }
 }
 
 fn refuse_content(out: &Path) -> Result<()> {
@@ -202,7 +214,7 @@ impl Source<'_> {
         tensors: Vec<Target>,
         max_bytes: u64,
         dir: &Path,
-        progress: &mut dyn FnMut(u64),
+        progress: Progress<'_>,
     ) -> Result<()> {
         let specs = tensors.iter().map(|target| target.spec.clone()).collect();
         let files = plan_files(specs, max_bytes);
@@ -221,14 +233,9 @@ impl Source<'_> {
         Ok(())
     }
 
-    fn put(
-        &self,
-        target: &Target,
-        out: &mut AtomicFile,
-        progress: &mut dyn FnMut(u64),
-    ) -> Result<()> {
+    fn put(&self, target: &Target, out: &mut AtomicFile, progress: Progress<'_>) -> Result<()> {
         self.copy(target, |bytes| {
-            progress(bytes.len() as u64);
+            told(progress, bytes)?;
             out.put(bytes)
         })
     }
@@ -237,7 +244,7 @@ impl Source<'_> {
         &self,
         mut tensors: Vec<Target>,
         path: &Path,
-        progress: &mut dyn FnMut(u64),
+        progress: Progress<'_>,
     ) -> Result<()> {
         for target in &mut tensors {
             target.spec.name = pickled_keys::encode(&target.spec.name);
@@ -249,12 +256,7 @@ impl Source<'_> {
         })
     }
 
-    fn write_torch(
-        &self,
-        tensors: &[Target],
-        path: &Path,
-        progress: &mut dyn FnMut(u64),
-    ) -> Result<()> {
+    fn write_torch(&self, tensors: &[Target], path: &Path, progress: Progress<'_>) -> Result<()> {
         /// Where torch begins the bytes of a tensor.
         const ALIGNMENT: u64 = 64;
         let entry = |target: &Target| {
@@ -274,7 +276,7 @@ impl Source<'_> {
                 let (name, n_bytes) = (format!("model/data/{index}"), target.spec.n_bytes() as u64);
                 zip.begin(&name, n_bytes, ALIGNMENT, |bytes| out.put(bytes))?;
                 self.copy(target, |bytes| {
-                    progress(bytes.len() as u64);
+                    told(progress, bytes)?;
                     zip.put(bytes, |bytes| out.put(bytes))
                 })?;
                 zip.end(|bytes| out.put(bytes))?;

@@ -34,6 +34,21 @@ pub enum Error {
         /// Where it was to be saved.
         path: PathBuf,
     },
+    /// A folder that is no model's.
+    #[error(
+        "{} is no model folder: it has no config.json{}",
+        path.display(),
+        newest.as_ref().map_or_else(
+            || ", nor ai2-olmo's config.yaml".to_owned(),
+            |newest| format!("; the newest checkpoint in it is {}", newest.display())
+        )
+    )]
+    NoModel {
+        /// The folder.
+        path: PathBuf,
+        /// The model that its `latest` names, where it is a run's folder, or that of its checkpoints.
+        newest: Option<PathBuf>,
+    },
     /// A file that should be JSON is not, or is JSON of another form.
     #[error("{} is not the JSON that was expected: {source}", path.display())]
     Json {
@@ -183,6 +198,9 @@ pub enum Error {
         /// Every parameter that is only in one, or of another shape.
         problems: Problems<FieldProblem>,
     },
+    /// The caller asked to stop; nothing was left behind.
+    #[error("stopped on request; nothing was written")]
+    Cancelled,
     /// The Hub, or the way to it.
     #[cfg(feature = "net")]
     #[error(transparent)]

@@ -12,6 +12,36 @@
 //! - [`trainer_state`]: the optimizer's state and the progress in the trainers' checkpoints
 //! - [`tensor_file`]: any named tensors, for optimizer state
 //! - [`atomic`]: files and folders that are there whole or not at all
+//!
+//! # Example: a model written, opened, converted and compared
+//!
+//! ```
+//! use std::ops::ControlFlow;
+//! use burn::tensor::Device;
+//! use olmo_hub::{Conversion, Dtype, Form, HfExport, ModelFolder, Special, compare, convert, save};
+//! use olmo_model::{InitConfig, Transformer, presets};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # #[cfg(feature = "flex")]
+//! # {
+//! let folder = tempfile::tempdir()?;
+//! let (hf, original) = (folder.path().join("hf"), folder.path().join("original"));
+//! let config = presets::small_olmo2(32, 2, 4, 100);
+//! let model = Transformer::init(&config, &InitConfig::default(), 0, &Device::flex())?;
+//! let special = Special { bos_token_id: None, eos_token_id: vec![3], pad_token_id: Some(1) };
+//! std::fs::create_dir(&hf)?;
+//! save(&model, &HfExport::new(special, Dtype::F32), &hf)?;
+//!
+//! let opened = ModelFolder::open(&hf)?;
+//! convert(&opened, &Conversion::to(Form::Original), &original, |_| ControlFlow::Continue(()))?;
+//! let same = compare(&opened, &ModelFolder::open(&original)?, |_| ())?;
+//! assert_eq!(same.n_different(), 0);
+//!
+//! let model = opened.load_to_run(&Device::flex(), None)?;
+//! # }
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod atomic;
 pub mod config_json;

@@ -48,8 +48,8 @@ impl ModelFolder {
     ///
     /// [`Error::Folder`] with everything at once: files that are missing, damaged or cut short,
     /// tensors missing, left over, there twice, or of another shape or dtype than the
-    /// configuration asks for. What [`HfConfig::read`] and [`HfConfig::read_yaml`] return, and
-    /// [`Error::Io`].
+    /// configuration asks for. [`Error::NoModel`], what [`HfConfig::read`] and
+    /// [`HfConfig::read_yaml`] return, and [`Error::Io`].
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         let mut problems = Vec::new();
         let folder = Self::examine(dir.as_ref(), &mut problems)?;
@@ -61,7 +61,7 @@ impl ModelFolder {
 
     /// Opens a folder as far as it can be; what is wrong with its weights is added to `problems`.
     pub(crate) fn examine(dir: &Path, problems: &mut Vec<FolderProblem>) -> Result<Self> {
-        let config_path = config_path(dir);
+        let config_path = config_path(dir)?;
         let config = read_config(&config_path)?;
         let special = read_special(dir, &config.special)?;
         let notes = mended(&config_path)?;
@@ -77,9 +77,9 @@ impl ModelFolder {
     ///
     /// # Errors
     ///
-    /// What [`HfConfig::read`] and [`HfConfig::read_yaml`] return.
+    /// [`Error::NoModel`], and what [`HfConfig::read`] and [`HfConfig::read_yaml`] return.
     pub fn read_config(dir: impl AsRef<Path>) -> Result<HfConfig> {
-        read_config(&config_path(dir.as_ref()))
+        read_config(&config_path(dir.as_ref())?)
     }
 
     /// The folder.
@@ -310,10 +310,19 @@ impl From<olmo_model::Error> for BuildError {
     }
 }
 
-/// Where a folder's configuration is: `config.json`, or else ai2-olmo's `config.yaml`.
-fn config_path(dir: &Path) -> PathBuf {
+/// Where a folder's configuration is: `config.json`, or else ai2-olmo's `config.yaml`. The folder of a
+/// run of ours has a `config.yaml` too, which is not of a model.
+fn config_path(dir: &Path) -> Result<PathBuf> {
     let (json, yaml) = (dir.join("config.json"), dir.join("config.yaml"));
-    if !json.exists() && yaml.exists() { yaml } else { json }
+    if json.exists() || !dir.is_dir() {
+        return Ok(json);
+    }
+    let newest = ["checkpoints/latest", "latest"].map(|name| dir.join(name));
+    let newest = newest.into_iter().find(|newest| newest.join("config.json").exists());
+    if newest.is_none() && yaml.exists() {
+        return Ok(yaml);
+    }
+    Err(Error::NoModel { path: dir.to_owned(), newest })
 }
 
 fn read_config(path: &Path) -> Result<HfConfig> {

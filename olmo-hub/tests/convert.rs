@@ -9,10 +9,11 @@
 mod fixtures;
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use olmo_hub::{
-    Conversion, Dtype, Form, Layout, ModelFolder, TensorFile, compare, convert, verify,
+    Conversion, Dtype, Error, Form, Layout, ModelFolder, TensorFile, compare, convert, verify,
 };
 
 use fixtures::logits_apart;
@@ -42,7 +43,7 @@ fn digest(dir: &Path) -> String {
 fn converted(folder: &ModelFolder, conversion: &Conversion) -> (tempfile::TempDir, PathBuf) {
     let scratch = tempfile::tempdir().unwrap();
     let out = scratch.path().join("out");
-    convert(folder, conversion, &out, |_| ()).unwrap();
+    convert(folder, conversion, &out, |_| ControlFlow::Continue(())).unwrap();
     (scratch, out)
 }
 
@@ -69,7 +70,9 @@ fn there_and_back_is_the_identity_in_every_form() {
             if form == Form::HuggingFace && folder.config().family.is_none() {
                 let scratch = tempfile::tempdir().unwrap();
                 let out = scratch.path().join("out");
-                let error = convert(&folder, &Conversion::to(form), &out, |_| ()).unwrap_err();
+                let error =
+                    convert(&folder, &Conversion::to(form), &out, |_| ControlFlow::Continue(()))
+                        .unwrap_err();
                 let message = error.to_string();
                 assert!(message.contains("model_type olmo2 does not fit"), "{message}");
                 assert!(message.contains("norm_placement is Before, expected After"), "{message}");
@@ -154,9 +157,28 @@ fn a_folder_with_content_is_not_written_over() {
     let scratch = tempfile::tempdir().unwrap();
     fs::write(scratch.path().join("precious"), "x").unwrap();
     let conversion = Conversion::to(Form::HuggingFace);
-    let error = convert(&folder, &conversion, scratch.path(), |_| ()).unwrap_err();
+    let error =
+        convert(&folder, &conversion, scratch.path(), |_| ControlFlow::Continue(())).unwrap_err();
     assert!(error.to_string().contains("not empty"), "{error}");
     assert!(scratch.path().join("precious").exists());
+}
+
+#[test]
+fn what_is_stopped_on_the_way_leaves_nothing_behind() {
+    let Some(dir) = originals().into_iter().next() else { return };
+    let folder = ModelFolder::open(&dir).unwrap();
+    for form in [Form::HuggingFace, Form::Original, Form::OriginalSafetensors] {
+        let scratch = tempfile::tempdir().unwrap();
+        let mut n_writes = 0;
+        let stop_at_the_third = |_| {
+            n_writes += 1;
+            if n_writes < 3 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        let out = scratch.path().join("out");
+        let error = convert(&folder, &Conversion::to(form), out, stop_at_the_third).unwrap_err();
+        assert!(matches!(error, Error::Cancelled), "{error}");
+        assert_eq!((n_writes, fs::read_dir(scratch.path()).unwrap().count()), (3, 0));
+    }
 }
 
 #[test]

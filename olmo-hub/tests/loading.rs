@@ -13,6 +13,7 @@ mod allocations;
 mod sparse;
 
 use std::fs;
+use std::ops::ControlFlow;
 
 use burn::tensor::Device;
 use olmo_hub::{Conversion, Dtype, Form, ModelFolder, convert};
@@ -99,8 +100,9 @@ fn converting_holds_no_tensor() {
         ("one file", to(Form::HuggingFace, None, all)),
     ] {
         let out = scratch.path().join("to ".to_owned() + name);
-        let (converted, peak) =
-            peak_of(|| convert(&ModelFolder::open(&from)?, &conversion, &out, |_| ()));
+        let (converted, peak) = peak_of(|| {
+            convert(&ModelFolder::open(&from)?, &conversion, &out, |_| ControlFlow::Continue(()))
+        });
         converted.expect("converts");
         println!("to {name}: peak {peak} bytes for {weights}");
         assert!(peak < 4 << 20, "{peak} bytes in use for {name}, of a model of {weights}");

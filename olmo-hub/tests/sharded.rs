@@ -7,6 +7,7 @@
 mod fixtures;
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use olmo_hub::{Conversion, Form, HfConfig, ModelFolder, convert, verify};
@@ -50,7 +51,8 @@ fn every_sharded_form_of_a_model_is_the_same_model_and_converts() {
         let folder = ModelFolder::open(&dir).unwrap();
         let scratch = tempfile::tempdir().unwrap();
         let out = scratch.path().join("out");
-        convert(&folder, &Conversion::to(Form::HuggingFace), &out, |_| ()).unwrap();
+        convert(&folder, &Conversion::to(Form::HuggingFace), &out, |_| ControlFlow::Continue(()))
+            .unwrap();
         assert_eq!(verify(&out, |_| ()).unwrap().digest.as_ref(), Some(&digest), "{form}");
         digests.push(digest);
     }

@@ -16,6 +16,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{ConfigProblems, Problems};
 
+/// The largest size that a configuration may name, and the most columns that the heads may have
+/// together. Products of two sizes, summed over the tensors that a checkpoint may have, then stay
+/// within 64 bits.
+pub const MAX_SIZE: usize = 1 << 23;
+
 /// The architecture of a decoder-only transformer of the OLMo family.
 ///
 /// Sizes are in elements. A configuration says nothing of dtype, device, tokenizer or training.
@@ -227,6 +232,10 @@ impl AttentionConfig {
         problems.positive("attention.head_dim", self.head_dim);
         if !self.head_dim.is_multiple_of(2) {
             problems.push("attention.head_dim", self.head_dim, "an even number, for rotary pairs");
+        } else if self.head_dim <= MAX_SIZE && self.n_heads.saturating_mul(self.head_dim) > MAX_SIZE
+        {
+            let expected = format!("at most {MAX_SIZE} divided by n_heads = {}", self.n_heads);
+            problems.push("attention.head_dim", self.head_dim, expected);
         }
         if self.n_kv_heads > 0 && !self.n_heads.is_multiple_of(self.n_kv_heads) {
             let expected = format!("a divisor of attention.n_heads = {}", self.n_heads);
@@ -320,6 +329,23 @@ mod tests {
                 "attention.n_kv_heads is 3, expected a divisor of attention.n_heads = 16"
             )
         );
+    }
+
+    #[test]
+    fn sizes_that_no_model_folder_could_name_are_refused() {
+        let mut config = presets::olmo2_1b();
+        config.max_sequence_length = MAX_SIZE + 1;
+        config.attention.head_dim = MAX_SIZE;
+        let text = config.validate().expect_err("two fields are wrong").to_string();
+        for part in [
+            "max_sequence_length is 8388609, expected at most 8388608",
+            "attention.head_dim is 8388608, expected at most 8388608 divided by n_heads = 16",
+        ] {
+            assert!(text.contains(part), "{part:?} is not in:\n{text}");
+        }
+        config.max_sequence_length = MAX_SIZE;
+        config.attention.head_dim = MAX_SIZE / 16;
+        config.validate().expect("both are the largest there are");
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::config::MAX_SIZE;
+
 /// What can go wrong in building or running a model.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -126,6 +128,8 @@ impl Problems {
     pub(crate) fn positive(&mut self, field: &'static str, found: usize) {
         if found == 0 {
             self.push(field, found, "a positive number");
+        } else if found > MAX_SIZE {
+            self.push(field, found, format!("at most {MAX_SIZE}"));
         }
     }
 

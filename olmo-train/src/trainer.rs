@@ -1,6 +1,8 @@
 //! The loop: batches in, steps made, checkpoints and metrics out.
 
+mod inputs;
 mod measure;
+mod saving;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -13,16 +15,14 @@ use olmo_hub::{clean_leftovers, write_atomic};
 use olmo_model::Transformer;
 use olmo_optim::{AdaptiveClip, Optimizer, ParamGroups, UpdateOptions};
 
-use crate::checkpoint::{
-    self, Contents, DataIdentity, Kept, Loaded, STATE_VERSION, Saver, TrainState,
-};
+use self::inputs::Inputs;
+use crate::checkpoint::{self, DataIdentity, Loaded, Saver};
 use crate::config::{Position, TrainConfig};
-use crate::data::{self, OpenData};
+use crate::data::OpenData;
 use crate::error::Error;
 use crate::evaluation::TokenSets;
 use crate::faults::Faults;
 use crate::metrics::{MetricsFile, ParameterMetrics, Speedometer, StepMetrics};
-use crate::missing;
 use crate::observer::{Observer, Outcome};
 use crate::start::{self, Start, lock};
 use crate::step::{Clipping, Gradients, batch_gradients, clip};
@@ -66,7 +66,8 @@ pub struct Trainer {
 
 impl Trainer {
     /// Opens data and model, and goes on from the newest checkpoint in the run's folder if there
-    /// is one. Each of its files is checked against what was written.
+    /// is one. Each of its files is checked against what was written. The folder is made once all
+    /// that the run reads has been opened.
     ///
     /// # Errors
     ///
@@ -74,15 +75,14 @@ impl Trainer {
     /// [`Error::InUse`] where another process trains in the folder.
     pub fn new(mut config: TrainConfig, device: &Device) -> Result<Self, Error> {
         config.precision.check(device)?;
-        missing::check(&config)?;
         let checkpoints = config.save_folder.join("checkpoints");
+        // Before there is a folder, so that a slip in a path leaves none.
+        let Inputs { opened, sets } = Inputs::open(&config, &checkpoints)?;
         fs::create_dir_all(&checkpoints)
             .map_err(|source| Error::Io { path: checkpoints.clone(), source })?;
         let lock = lock(&config.save_folder)?;
         clean_leftovers(&config.save_folder)?;
         clean_leftovers(&checkpoints)?;
-        let opened = data::open(&config)?;
-        config.check_growth(opened.instances.len())?;
         let data = DataIdentity::new(&config, &opened);
         let mut optimizer = config.optimizer.build(&config.model)?;
         let checkpoint::Found { newest, set_aside } =
@@ -124,7 +124,7 @@ impl Trainer {
             of_parameters: ParameterMetrics::new(&config),
             speedometer,
             faults: Faults::new(config.faults, start.spikes)?,
-            sets: TokenSets::open(&config)?,
+            sets,
             measures_on_load: config.eval_on_load,
             total_tokens,
             saver: Saver::new(checkpoints, config.save_rules(), config.save_async, newest),
@@ -323,73 +323,5 @@ impl Trainer {
         });
         *model = updated.transpose()?;
         Ok(())
-    }
-
-    /// Saves the step unless it is saved, once the save before is done.
-    fn begin_save(&mut self, kept: Kept, observer: &mut dyn Observer) -> Result<(), Error> {
-        if let Some(saved) = self.saver.wait() {
-            self.report_saved(saved, observer)?;
-        }
-        if self.saver.has(self.global_step) {
-            return Ok(());
-        }
-        self.saver.begin(self.contents(kept))?;
-        match self.saver.poll() {
-            Some(saved) => self.report_saved(saved, observer),
-            None => Ok(()),
-        }
-    }
-
-    /// Where the run ends or stops there is no next save that could make up for this one.
-    fn save_at_the_end(&mut self, observer: &mut dyn Observer) -> Result<(), Error> {
-        let rules = self.config.save_rules();
-        let kept = rules.at(self.global_step, self.last_step).unwrap_or(Kept::Ephemeral);
-        if let Some(saved) = self.saver.wait() {
-            self.report_saved(saved, observer)?;
-        }
-        if !self.saver.has(self.global_step) {
-            self.saver.begin(self.contents(kept))?;
-            if let Some(saved) = self.saver.wait() {
-                observer.on_checkpoint(&saved?);
-            }
-        }
-        Ok(())
-    }
-
-    fn report_saved(
-        &mut self,
-        saved: Result<PathBuf, Error>,
-        observer: &mut dyn Observer,
-    ) -> Result<(), Error> {
-        let failed_before = std::mem::replace(&mut self.last_save_failed, saved.is_err());
-        match saved {
-            Ok(path) => observer.on_checkpoint(&path),
-            Err(error) if failed_before => return Err(error),
-            Err(error) => observer.on_save_failed(&error),
-        }
-        Ok(())
-    }
-
-    /// The run as it is now, by handles.
-    fn contents(&self, kept: Kept) -> Contents {
-        let state = TrainState {
-            version: STATE_VERSION,
-            global_step: self.global_step,
-            global_train_tokens_seen: self.total_tokens,
-            loader: self.loader.state(),
-            data: self.data.clone(),
-            optimizer_steps: self.optimizer.steps().into_iter().collect(),
-            grad_norm_exp_avg: self.averages.averages().clone(),
-            spikes: self.faults.spikes(),
-            warmup_start: self.warmup_start,
-        };
-        Contents {
-            model: self.model().clone(),
-            optimizer: self.optimizer.named_tensors(),
-            state,
-            special: self.config.special(),
-            tokenizer: self.config.tokenizer.clone(),
-            kept,
-        }
     }
 }

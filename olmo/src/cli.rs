@@ -1,7 +1,7 @@
 //! The command line: its verbs and the options that all of them share.
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::commands::{
     bench, chat, convert, data, devices, eval, generate, logits, model, quickstart, replay, report,
@@ -56,6 +56,12 @@ enum Command {
 }
 
 impl Cli {
+    /// What the process was started with; ends it where that is wrong, or help was asked for.
+    pub(crate) fn of_the_process() -> Self {
+        let matches = with_negative_values(Self::command()).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
     /// Runs the verb that was asked for.
     pub(crate) fn run(self) -> Result<()> {
         let device = self.device;
@@ -84,11 +90,30 @@ impl Cli {
     }
 }
 
+/// Takes `-1` after an option for its value, so that what is wrong with it is said of that option.
+fn with_negative_values(command: clap::Command) -> clap::Command {
+    let of_option = |arg: clap::Arg| {
+        let takes_values = arg.get_action().takes_values();
+        if takes_values { arg.allow_negative_numbers(true) } else { arg }
+    };
+    command.mut_args(of_option).mut_subcommands(with_negative_values)
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
+
+    #[test]
+    fn a_negative_number_is_the_value_of_its_option() {
+        let arguments = ["olmo", "generate", "--model", "m", "--prompt", "a", "--seed", "-1"];
+        let command = with_negative_values(Cli::command());
+        command.clone().debug_assert();
+        let error = command.try_get_matches_from(arguments).expect_err("no seed");
+        assert!(
+            error.to_string().starts_with("error: invalid value '-1' for '--seed <S>'"),
+            "{error}"
+        );
+    }
 
     #[test]
     fn the_command_line_is_sound_and_every_verb_has_an_example() {

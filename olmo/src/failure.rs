@@ -4,6 +4,8 @@ use std::error::Error as StdError;
 use std::io;
 use std::process::ExitCode;
 
+use crate::output;
+
 /// Of the machine: disk, network, memory, numbers.
 const RUNTIME: u8 = 1;
 /// Of the user: a flag, a configuration, the content of a file. Also what clap exits with.
@@ -11,22 +13,28 @@ const INPUT: u8 = 2;
 
 /// Prints an error with its causes and gives the exit code.
 ///
-/// A closed pipe, as of `olmo model list | head -1`, is no error.
+/// Standard output without a reader, as of `olmo model list | head -1`, is no error; any other closed
+/// pipe, such as one that a result is written to, is one.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
-    if error.chain().any(|cause| io_kind(cause) == Some(io::ErrorKind::BrokenPipe)) {
+    if error.chain().any(|cause| cause.downcast_ref().is_some_and(output::has_no_reader)) {
         return ExitCode::SUCCESS;
     }
-    let mut message = format!("error: {error}");
+    output::complain(&format!("error: {}", told(error, "\n  because: ")));
+    ExitCode::from(exit_code(error))
+}
+
+/// An error with its causes, each after `between`.
+pub(crate) fn told(error: &anyhow::Error, between: &str) -> String {
+    let mut message = error.to_string();
     for cause in error.chain().skip(1) {
         let cause = cause.to_string();
         // Many messages of the libraries end in that of their cause.
         if !message.ends_with(&cause) {
-            message.push_str("\n  because: ");
+            message.push_str(between);
             message.push_str(&cause);
         }
     }
-    crate::output::complain(&message);
-    ExitCode::from(exit_code(error))
+    message
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
@@ -47,9 +55,11 @@ fn is_runtime(error: &(dyn StdError + 'static)) -> bool {
             _ => false,
         };
     }
-    #[cfg(feature = "net")]
-    if let Some(olmo_hub::Error::Hub(error)) = error.downcast_ref::<olmo_hub::Error>() {
-        return error.is_machine();
+    match error.downcast_ref::<olmo_hub::Error>() {
+        Some(olmo_hub::Error::Cancelled) => return true,
+        #[cfg(feature = "net")]
+        Some(olmo_hub::Error::Hub(error)) => return error.is_machine(),
+        _ => {}
     }
     if let Some(error) = error.downcast_ref::<olmo_model::Error>() {
         return matches!(error, olmo_model::Error::NonFiniteLogits);
@@ -115,5 +125,16 @@ mod tests {
         assert_eq!(code(olmo_data::Error::Cancelled.into()), RUNTIME);
         assert_eq!(code(olmo_eval::Error::Data(olmo_data::Error::NoFiles).into()), INPUT);
         assert_eq!(code(anyhow::anyhow!("unknown preset")), INPUT);
+        assert_eq!(code(olmo_hub::Error::Cancelled.into()), RUNTIME);
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let error = anyhow::Error::from(io_error(io::ErrorKind::NotFound));
+        assert_eq!(told(&error, ": "), "x: entity not found");
+        assert_eq!(
+            told(&error.context("while reading"), ": "),
+            "while reading: x: entity not found"
+        );
     }
 }

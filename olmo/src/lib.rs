@@ -34,6 +34,30 @@
 //! # }
 //! ```
 //!
+//! To train, as `examples/train_tiny.rs` does from documents on:
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use std::sync::atomic::AtomicBool;
+//! use olmo::prelude::*;
+//!
+//! struct Print;
+//!
+//! impl Observer for Print {
+//!     fn on_step(&mut self, metrics: &StepMetrics) {
+//!         println!("step {}  loss {:.3}", metrics.step, metrics.cross_entropy);
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let config = TrainConfig::read(Path::new("small.yaml"), &["max_duration=100".to_owned()])?;
+//! let mut trainer = Trainer::new(config, &Device::flex())?;
+//! let outcome = trainer.run(&mut Print, &AtomicBool::new(false))?;
+//! assert_eq!(outcome, Outcome::Finished);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Features
 //!
 //! Each adds a burn backend: `flex` (pure Rust on the CPU, the default), `wgpu`, `vulkan`, `metal`,
@@ -57,4 +81,5 @@ pub mod prelude {
     pub use olmo_eval::{FirstToken, Perplexity, PerplexityEval, TokenizedDocument};
     pub use olmo_hub::ModelFolder;
     pub use olmo_model::{BeamSearch, ModelConfig, Sampling, Transformer, presets};
+    pub use olmo_train::{Observer, Outcome, StepMetrics, TrainConfig, Trainer};
 }

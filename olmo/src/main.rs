@@ -17,11 +17,9 @@ mod sampling;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
     allocator::keep_large_buffers();
-    match cli::Cli::parse().run() {
+    match cli::Cli::of_the_process().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure::report(&error),
     }

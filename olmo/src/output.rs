@@ -3,20 +3,43 @@
 //! Writing gives an error instead of a panic where the reader has gone, so that
 //! [`failure`](crate::failure) can end quietly.
 
+use std::fmt;
 use std::io::{self, Write as _};
 
 use serde::Serialize;
 
+/// Standard output cannot be written to.
+#[derive(Debug)]
+struct Unwritable(io::Error);
+
+impl fmt::Display for Unwritable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot write to standard output: {}", self.0)
+    }
+}
+
+impl std::error::Error for Unwritable {}
+
+/// Says of an error that it is standard output's.
+fn of_stdout(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), Unwritable(error))
+}
+
+/// Whether an error is that nobody reads standard output any more, as of `olmo model list | head -1`.
+pub(crate) fn has_no_reader(error: &io::Error) -> bool {
+    let is_of_stdout = matches!(error.get_ref(), Some(inner) if inner.is::<Unwritable>());
+    is_of_stdout && error.kind() == io::ErrorKind::BrokenPipe
+}
+
 /// Prints a line.
 pub(crate) fn line(text: impl AsRef<str>) -> io::Result<()> {
-    writeln!(io::stdout().lock(), "{}", text.as_ref())
+    writeln!(io::stdout().lock(), "{}", text.as_ref()).map_err(of_stdout)
 }
 
 /// Prints a part of a line at once.
 pub(crate) fn piece(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
-    stdout.flush()
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(of_stdout)
 }
 
 /// Prints a value as one line of JSON.

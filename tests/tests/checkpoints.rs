@@ -115,6 +115,9 @@ fn two_processes_cannot_train_in_one_folder() {
     Trainer::new(config, &Device::flex()).expect("free again");
 }
 
+/// A tokenizer of one token.
+const TOKENIZER: &str = r#"{"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}"#;
+
 /// Puts right what made a save fail, after so many failures.
 struct Repair {
     tokenizer: PathBuf,
@@ -131,7 +134,7 @@ impl Observer for Repair {
     fn on_save_failed(&mut self, error: &Error) {
         self.failures.push(error.to_string());
         if self.failures.len() == self.after {
-            fs::write(&self.tokenizer, "{}").expect("writable");
+            fs::write(&self.tokenizer, TOKENIZER).expect("writable");
         }
     }
 }
@@ -141,9 +144,11 @@ fn a_save_that_fails_is_reported_and_the_second_in_a_row_ends_the_run() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let start = |name: &str| {
         let mut config = config(folder.path(), name);
-        let tokenizer = folder.path().join(name).join("missing.json");
+        let tokenizer = folder.path().join(format!("{name}.missing.json"));
+        fs::write(&tokenizer, TOKENIZER).expect("writable");
         config.tokenizer = Some(tokenizer.clone());
         let trainer = Trainer::new(config, &Device::flex()).expect("starts");
+        fs::remove_file(&tokenizer).expect("it is there");
         (trainer, Repair { tokenizer, after: 1, failures: Vec::new(), saved: Vec::new() })
     };
     let (mut trainer, mut repair) = start("repaired");
@@ -161,4 +166,42 @@ fn a_save_that_fails_is_reported_and_the_second_in_a_row_ends_the_run() {
     let stop = AtomicBool::new(true);
     let error = trainer.run(&mut Quiet, &stop).expect_err("the last save does not work");
     assert!(error.to_string().contains("missing.json"), "{error}");
+}
+
+#[test]
+fn what_a_run_reads_is_opened_before_its_folder_is_made() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = |name: &str| folder.path().join(name);
+    fs::write(at("short.npy"), [0, 0]).expect("writable");
+    fs::write(at("text.json"), "once").expect("writable");
+    fs::write(at("large.json"), include_bytes!("../corpus/tokenizer.json")).expect("writable");
+    let sound = config(folder.path(), "run");
+    let refused = |change: &dyn Fn(&mut TrainConfig), part: &str| {
+        let mut config = sound.clone();
+        change(&mut config);
+        let error = Trainer::new(config, &Device::flex()).expect_err(part).to_string();
+        assert!(error.contains(part), "{part:?} is not in: {error}");
+        assert!(!sound.save_folder.exists(), "a folder was made, though {error}");
+    };
+    refused(&|config| config.data.paths = vec![at("none.npy")], "none.npy");
+    refused(&|config| config.data.paths = vec![at("short.npy")], "no instance of 16 tokens");
+    refused(&|config| config.load_path = Some(at("none")), "none/config.json");
+    refused(&|config| config.tokenizer = Some(at("none.json")), "tokenizer: ");
+    refused(&|config| config.tokenizer = Some(at("text.json")), "text.json is no usable tokenizer");
+    refused(
+        &|config| config.tokenizer = Some(at("large.json")),
+        "token ids up to 285, expected less than model.vocab_size = 64",
+    );
+    let sound_yaml = sound.to_yaml().expect("it can be written");
+    let evaluators = |paths: PathBuf| {
+        let evaluator = format!("{{label: held-out, paths: [{}]}}", paths.display());
+        let yaml = format!("{sound_yaml}eval_interval: 1\nevaluators: [{evaluator}]\n");
+        TrainConfig::parse(&yaml, &[], "test").expect("a sound config")
+    };
+    let measured = evaluators(at("short.npy"));
+    refused(&|config| *config = measured.clone(), "evaluator held-out: no instance of 16 tokens");
+    run(&sound, Some(2));
+    // A run that goes on takes nothing of where it began.
+    Trainer::new(TrainConfig { load_path: Some(at("none")), ..sound }, &Device::flex())
+        .expect("goes on");
 }

@@ -116,7 +116,10 @@ fn call(name: &str, arguments: &[String]) -> Result<Value, String> {
             .iter()
             .find(|path| path.contains("://") || Path::new(path).exists())
             .map(|path| Value::String(path.clone()))
-            .ok_or_else(|| format!("none of {} exists", paths.join(", "))),
+            .ok_or_else(|| {
+                let paths = paths.join(", ");
+                format!("none of {paths} exists; make one of them, or give the field a value")
+            }),
         ("path.glob", patterns) if !patterns.is_empty() => {
             let mut found = Vec::new();
             for pattern in patterns {

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::number::python_int;
 use super::yaml::OfficialYaml;
+use crate::path_map::PathMap;
 use crate::token_file::TokenDtype;
 use crate::{Error, Result};
 
@@ -37,6 +38,8 @@ pub struct OfficialRun {
     pub stop_at: Option<u64>,
     /// File or name of the tokenizer.
     pub tokenizer: Option<String>,
+    /// Where files are now: a field that the original trainer does not have.
+    pub path_map: PathMap,
 }
 
 /// The section `data` of a configuration.
@@ -160,6 +163,14 @@ impl MaxDuration {
     }
 }
 
+fn path_map(yaml: &OfficialYaml) -> Result<PathMap> {
+    let Some(map) = yaml.get("path_map")? else { return Ok(PathMap::default()) };
+    serde_json::from_value(map.clone()).map_err(|error| {
+        let expected = "{beginning of a path: its place}";
+        yaml.error(&format!("path_map is {map}, expected {expected}: {error}"))
+    })
+}
+
 impl OfficialRun {
     /// Takes the fields about data from a file.
     ///
@@ -202,6 +213,7 @@ impl OfficialRun {
             max_duration,
             stop_at: yaml.get_count("stop_at")?,
             tokenizer: yaml.get_text("tokenizer.identifier")?,
+            path_map: path_map(yaml)?,
             data,
         })
     }

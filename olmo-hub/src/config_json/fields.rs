@@ -1,12 +1,9 @@
 //! A JSON object taken apart field by field, so that none is left over unnoticed.
 
+pub(super) use olmo_model::config::MAX_SIZE;
 use serde_json::{Map, Value};
 
 use crate::error::FieldProblem;
-
-/// The largest size that a configuration may name. Products of two sizes, summed over the
-/// tensors that we allow, then stay within 64 bits.
-pub(super) const MAX_SIZE: usize = 1 << 23;
 
 /// The fields of an object that were not asked for yet, and the problems of those that were.
 ///

@@ -110,6 +110,10 @@ impl Client {
         request: Request<'_>,
         body: impl Fn() -> std::io::Result<SendBody<'static>>,
     ) -> Result<Answer, HubError> {
+        let endpoint = &self.settings.endpoint;
+        if !["http://", "https://"].iter().any(|scheme| endpoint.starts_with(scheme)) {
+            return Err(HubError::Endpoint { endpoint: endpoint.clone() });
+        }
         let mut attempts = 0;
         loop {
             attempts += 1;
@@ -283,6 +287,18 @@ mod tests {
         assert_eq!(joined("http://a", "x"), "http://a/x");
         assert_eq!(joined("http://a/b", "https://c/d"), "https://c/d");
         assert_eq!(escaped("refs/pr/1 é"), "refs%2Fpr%2F1%20%C3%A9");
+    }
+
+    #[test]
+    fn an_endpoint_that_is_no_address_is_not_asked() {
+        let mut settings = Settings::from_env();
+        settings.endpoint = "hub.example".to_owned();
+        let client = Client::new(settings);
+        let error = client.get(&client.url("/api/models")).expect_err("no address");
+        assert!(!error.is_machine(), "it is the setting that is wrong");
+        let expected =
+            "HF_ENDPOINT is \"hub.example\", expected an address such as https://huggingface.co";
+        assert_eq!(error.to_string(), expected);
     }
 
     #[test]

@@ -86,6 +86,12 @@ pub enum HubError {
         /// How often it was asked.
         attempts: u32,
     },
+    /// The Hub's address is none.
+    #[error("HF_ENDPOINT is {endpoint:?}, expected an address such as https://huggingface.co")]
+    Endpoint {
+        /// The setting.
+        endpoint: String,
+    },
     /// The network failed, however often it was tried.
     #[error("cannot reach {url} after {attempts} attempts: {problem}")]
     Network {

@@ -81,5 +81,9 @@ pub(crate) fn read_optimizer(
     let steps = state.optimizer_steps.clone().into_iter().collect();
     optimizer
         .load_named(tensors, steps)
-        .map_err(|error| Error::Checkpoint { path: path.to_owned(), message: error.to_string() })
+        .map_err(|error| {
+            let advice = "where optimizer.name has changed, give the old one, or begin another run with \
+                load_path=CHECKPOINT";
+            Error::Checkpoint { path: path.to_owned(), message: format!("{error}; {advice}") }
+        })
 }

@@ -1,8 +1,6 @@
 //! Where the files of a configuration are now: its `path_map`.
 
-use std::collections::BTreeMap;
-
-use olmo_data::{PathMap, PathRule};
+use olmo_data::PathMap;
 use serde_json::Value;
 
 /// Takes `path_map: {FROM: TO}` out of a configuration and replaces the beginnings of the paths of
@@ -12,13 +10,10 @@ pub(super) fn map_paths(value: &mut Value) -> Result<(), String> {
     let Some(rules) = value.as_object_mut().and_then(|fields| fields.remove("path_map")) else {
         return Ok(());
     };
-    let rules: Option<BTreeMap<String, String>> = serde_json::from_value(rules.clone())
-        .map_err(|_| format!("path_map is {rules}, expected {{beginning of a path: its place}}"))?;
-    let rules = rules.unwrap_or_default();
-    let rules = rules.iter().map(|(from, to)| PathRule::new(from, to));
-    let rules: Vec<PathRule> =
-        rules.collect::<Result<_, _>>().map_err(|error| format!("path_map: {error}"))?;
-    let map = PathMap::new(rules);
+    let map: Option<PathMap> = serde_json::from_value(rules.clone()).map_err(|error| {
+        format!("path_map is {rules}, expected {{beginning of a path: its place}}: {error}")
+    })?;
+    let map = map.unwrap_or_default();
     for pointer in [
         "/data/paths",
         "/data/label_mask_paths",

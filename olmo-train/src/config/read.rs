@@ -50,6 +50,7 @@ fn merge(into: &mut Value, from: Value) {
 pub(crate) fn apply_override(value: &mut Value, text: &str) -> Result<(), String> {
     let (path, new) = text
         .split_once('=')
+        .filter(|(path, _)| path.split('.').all(|key| !key.is_empty()))
         .ok_or_else(|| format!("{text:?} is no override, expected key.path=value"))?;
     let new: Value = serde_saphyr::from_str(new)
         .map_err(|error| format!("the value of {path} is no YAML: {error}"))?;
@@ -185,7 +186,11 @@ fn n_instances(value: &Value) -> Result<u64, String> {
     }
     let Files { paths, memmap_dtype, sequence_length } =
         serde_json::from_value(data).map_err(|error| format!("data: {error}"))?;
-    let dataset = TokenDataset::open(&paths, memmap_dtype, sequence_length)
-        .map_err(|error| format!("max_duration is in epochs, which needs the data: {error}"))?;
+    let dataset = TokenDataset::open(&paths, memmap_dtype, sequence_length).map_err(|error| {
+        format!(
+            "max_duration is in epochs, which needs the data: {error}; say where its files are \
+                 with path_map or data.paths, or give max_duration in steps or in tokens (2e12T)"
+        )
+    })?;
     Ok(dataset.len() as u64)
 }

@@ -30,6 +30,10 @@ impl<'a> Fields<'a> {
         self.taken.insert(path.to_owned());
         match self.yaml.get(path) {
             Ok(value) => value,
+            Err(olmo_data::Error::Config { reason, .. }) => {
+                self.problem(reason);
+                None
+            }
             Err(error) => {
                 self.problem(error.to_string());
                 None

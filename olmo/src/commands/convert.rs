@@ -1,11 +1,13 @@
 //! `olmo convert`: a model in another form.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 use olmo_hub::{Conversion, Dtype, Form};
 
+use crate::interrupt::Interrupt;
 use crate::{input, output, progress};
 
 /// Write a model in another form: for transformers, for ai2-olmo, by the names of OLMo-core
@@ -15,7 +17,9 @@ use crate::{input, output, progress};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   olmo convert step1000-unsharded OLMo-hf --to hf --dtype bf16
-  olmo convert OLMo-2-0425-1B original --to olmo")]
+  olmo convert OLMo-2-0425-1B original --to olmo
+
+Ctrl-C leaves nothing behind.")]
 pub(crate) struct Convert {
     /// Folder of the model, in any of the forms of OLMo, or a repository of the Hub
     #[arg(value_name = "IN")]
@@ -78,7 +82,11 @@ impl Convert {
         let n_bytes = folder.model_config().n_parameters() * written.size();
         let bar = progress::bytes(n_bytes as u64, "writing");
         let conversion = Conversion { form, dtype, max_shard_bytes: self.max_shard_bytes };
-        olmo_hub::convert(&folder, &conversion, &self.out, |n| bar.inc(n))?;
+        let interrupt = Interrupt::listen()?;
+        olmo_hub::convert(&folder, &conversion, &self.out, |n| {
+            bar.inc(n);
+            if interrupt.is_asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
         bar.finish_and_clear();
         output::line(format!(
             "{} in {written}, {}",

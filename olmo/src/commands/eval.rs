@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use clap::{Args, Subcommand};
 use olmo_data::{BadRows, Corpus, TokenDtype, Tokenizer};
 use olmo_eval::{FirstToken, Perplexity, PerplexityEval, TokenizedDocument};
@@ -33,7 +33,8 @@ pub(crate) struct Ppl {
     /// Folder of the model
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// Documents (.jsonl, .json, .ndjson or .txt, also .gz or .zst), or raw tokens (.npy)
+    /// Documents (.jsonl, .json, .ndjson or .txt, also .gz or .zst; .parquet with a column text), or raw
+    /// tokens (.npy)
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     data: Vec<PathBuf>,
     /// tokenizer.json; by default the one in the model's folder
@@ -107,9 +108,25 @@ impl Ppl {
                 "{n_documents} documents, {n_tokens} tokens, perplexity {perplexity:.3}"
             ));
             if interrupt.is_asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })?;
+        });
+        let sums = sums.map_err(|error| self.explained(error, !token_files.is_empty()))?;
         bar.finish_and_clear();
         Report::new(sums).print(self.json)
+    }
+
+    /// What is to be done where the model does not know a token.
+    fn explained(&self, error: olmo_eval::Error, has_token_files: bool) -> anyhow::Error {
+        let advice = match (&self.tokenizer, has_token_files) {
+            (Some(path), _) => format!("{} is not the tokenizer of this model", path.display()),
+            (None, true) => {
+                "the tokens are of another tokenizer, or of another type than --token-dtype".into()
+            }
+            (None, false) => "tokenizer.json is not that of this model".into(),
+        };
+        match error {
+            olmo_eval::Error::Document { .. } => anyhow!("{error}; {advice}"),
+            error => error.into(),
+        }
     }
 
     /// The tokenizer, which texts need.

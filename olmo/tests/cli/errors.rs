@@ -27,7 +27,14 @@ fn models_that_cannot_be_read() {
     };
     fails(generate(Path::new("no/such/model")), 2, &["there is no model folder no/such/model"]);
     fails(generate(&tokens), 2, &["tokens.json is a file, expected a model folder"]);
-    fails(generate(folder.path()), 2, &["config.json", "No such file"]);
+    fails(generate(folder.path()), 2, &["is no model folder: it has no config.json, nor"]);
+    let run = folder.path().join("run");
+    fs::create_dir_all(run.join("checkpoints/latest")).unwrap();
+    fs::write(run.join("config.yaml"), "model: {d_model: 32}").unwrap();
+    fs::write(run.join("checkpoints/latest/config.json"), "{}").unwrap();
+    for folder in [run.clone(), run.join("checkpoints")] {
+        fails(generate(&folder), 2, &["the newest checkpoint in it is", "run/checkpoints/latest"]);
+    }
     write(&folder, "config.json", r#"{"model_type": "gpt2"}"#);
     fails(
         generate(folder.path()),
@@ -67,6 +74,7 @@ fn unknown_presets_and_devices() {
         );
     }
     fails(["model", "show"], 2, &["required arguments were not provided"]);
+    fails(["quickstart", "--steps", "0"], 2, &["invalid value '0' for '--steps <N>'"]);
     fails(["modle"], 2, &["unrecognized subcommand 'modle'"]);
 }
 
@@ -162,9 +170,25 @@ fn data_that_cannot_be_used() {
         &[],
         &["bad.jsonl.gz", "gzip"],
     );
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::unix::ffi::OsStrExt as _;
+        let odd = folder.path().join(std::ffi::OsStr::from_bytes(b"odd\xff.jsonl"));
+        fs::copy(&documents, &odd).unwrap();
+        let begin = ["data", "tokenize", "--tokenizer", text(&tokenizer), "--out", text(&out)];
+        let arguments = begin.map(std::ffi::OsString::from).into_iter().chain([odd.into()]);
+        fails(arguments, 2, &["its name is not UTF-8"]);
+        assert!(!out.join("part-0-00000.npy").exists(), "nothing is left behind");
+    }
     fails(train.into_iter().chain([text(&empty)]), 2, &["no text to work on"]);
 
     let tokens = write(&folder, "tokens.npy", [0; 20]);
+    stdout(train.into_iter().chain([text(&documents)]));
+    let few = ["data", "train-tokenizer", "--vocab-size", "9000", "--out", text(&tokenizer)];
+    let few = olmo(few).arg(&documents).assert().success().get_output().clone();
+    let message = String::from_utf8(few.stderr).unwrap();
+    assert!(message.contains("fewer tokens than the 9,000 asked for"), "{message}");
+    tokenize(&documents, &["--max-tokens-per-file", "0"], &["--max-tokens-per-file"]);
     let order = |extra: &[&str], parts: &[&str]| {
         let base = ["data", "order", text(&tokens), "--seq-len"];
         fails(base.iter().chain(extra), 2, parts);
@@ -174,6 +198,18 @@ fn data_that_cannot_be_used() {
     order(&["2", "--world-size", "2", "--rank", "2"], &["rank is 2, expected less than the 2"]);
     let batch = ["2", "--world-size", "2", "--global-batch-size", "3"];
     order(&batch, &["--global-batch-size is 3", "multiple of --world-size 2"]);
+    let core = ["--order", "olmo-core", "--global-batch-size", "6"];
+    for empty in [&["--start-index", "6"][..], &core] {
+        let arguments = ["data", "order", text(&tokens), "--seq-len", "2"];
+        let output = olmo(arguments).args(empty).assert().success().stdout("").get_output().clone();
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert!(message.starts_with("no instance is left: the epoch has "), "{message}");
+    }
+    fails(
+        ["data", "order", text(folder.path()), "--seq-len", "2"],
+        2,
+        &["a folder, expected a token file"],
+    );
 }
 
 #[test]
@@ -190,10 +226,28 @@ fn evaluations_that_cannot_be_done() {
     ppl(&empty, &[], &["no tokens to score in 1 documents"]);
     let past = write(&folder, "past.npy", [1, 0, 200, 0]);
     let message = "document 1: token id 200 at position 1 is past the vocabulary of 128";
-    ppl(&past, &[], &[message]);
+    ppl(&past, &[], &[message, "another tokenizer, or of another type than --token-dtype"]);
     let sound = write(&folder, "sound.npy", [1, 0, 2, 0]);
     ppl(&sound, &["--batch-size", "0"], &["batch-size is 0, expected at least 1"]);
     ppl(&sound, &["--seq-len", "129"], &["seq-len is 129", "context of 128"]);
+}
+
+/// What a pipe of the shell gives, where one end is closed.
+#[test]
+#[cfg(unix)]
+fn only_a_reader_of_standard_output_may_go() {
+    let sh = |script: &str| {
+        let command = ["-c", script, env!("CARGO_BIN_EXE_olmo")];
+        Command::new("bash").args(command).assert().get_output().clone()
+    };
+    let output = sh("set -o pipefail; \"$0\" model list | true");
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    if Path::new("/dev/full").exists() {
+        let output = sh("\"$0\" model list > /dev/full");
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(message.starts_with("error: cannot write to standard output: No space left"));
+    }
 }
 
 #[test]

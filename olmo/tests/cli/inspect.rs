@@ -69,6 +69,20 @@ fn a_step_of_an_official_run_is_shown_and_its_documents_found() {
     let mut order: Vec<u32> = (0..n_instances as u32).collect();
     Generator::new(6198).shuffle(&mut order);
 
+    let of_map = folder.path().join("map.yaml");
+    let place = folder.path().join("tokens").display().to_string();
+    fs::write(&of_map, format!("{yaml}path_map: {{'s3://bucket': {place}}}\n")).unwrap();
+    let of_map = of_map.display().to_string();
+    let by_itself = ["data", "inspect", &of_map, "--step", "2", "--json"];
+    assert_eq!(json_of(by_itself), inspect(&["--step", "2"]), "its own path_map is followed");
+    let elsewhere = ["--path-map", "s3://bucket=/nowhere"];
+    let output = olmo(by_itself.into_iter().chain(elsewhere)).assert().code(2).get_output().clone();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        stderr.contains("2 of 2 token files are not here, the first /nowhere/part-0"),
+        "{stderr}"
+    );
+
     let step = inspect(&["--step", "2", "--tokenizer", &tokenizer]);
     let instances = step["instances"].as_array().unwrap();
     let indices: Vec<u64> = instances.iter().map(|one| one["index"].as_u64().unwrap()).collect();
@@ -82,6 +96,22 @@ fn a_step_of_an_official_run_is_shown_and_its_documents_found() {
     let found = inspect(&["--find", document]);
     let sightings = found["sightings"].as_array().unwrap();
     assert!(sightings.iter().any(|one| one["step"] == 2 && one["row"] == 0), "{sightings:?}");
+
+    let cut = folder.path().join("cut.yaml");
+    fs::write(&cut, yaml.replace("max_duration: 2ep", "max_duration: 1")).unwrap();
+    let cut = cut.display().to_string();
+    let of_cut = ["data", "inspect", &cut, "--path-map", &map, "--find", document];
+    let steps = |found: &Value| -> Vec<u64> {
+        found["sightings"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| one["step"].as_u64().unwrap())
+            .collect()
+    };
+    let (all, first) = (steps(&found), steps(&json_of(of_cut.into_iter().chain(["--json"]))));
+    let of_first: Vec<u64> = all.into_iter().filter(|&step| step <= 1).collect();
+    assert_eq!(first, of_first, "a run of one step has seen what its step saw");
 
     let text = stdout(["data", "inspect", &config, "--path-map", &map, "--step", "2"]);
     assert!(

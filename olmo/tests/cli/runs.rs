@@ -143,6 +143,15 @@ fn a_run_that_cannot_fit_is_refused_with_what_to_change() {
     let message = String::from_utf8(output.stderr).unwrap();
     assert!(message.contains("out of memory"), "{message}");
     assert!(message.contains("device_train_microbatch_size"), "{message}");
+    for (size, code, part) in [
+        ("--d-model=2000000", 1, "smaller --d-model"),
+        ("--d-model=100000000", 2, "d_model is 100000000, expected at most 8388608"),
+        ("--micro-batch=18446744073709551615", 2, "expected at most 8388608"),
+    ] {
+        let output = olmo(["bench", "train", size]).assert().code(code).get_output().clone();
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert!(message.contains(part), "{message}");
+    }
 }
 
 #[test]

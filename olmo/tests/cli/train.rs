@@ -201,6 +201,46 @@ fn evaluators_whose_files_are_elsewhere_are_told_and_found_by_a_map() {
 }
 
 #[test]
+fn where_there_is_no_terminal_a_run_says_how_it_goes_and_that_it_is_at_its_end() {
+    let folder = TempDir::new().unwrap();
+    let config = write_config(folder.path()).display().to_string();
+    let said = |overrides: &[&str], code: i32| {
+        let arguments = ["train", &config].into_iter().chain(overrides.iter().copied());
+        let output = olmo(arguments).assert().code(code).get_output().clone();
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let first = said(&["max_duration=3"], 0);
+    assert!(first.starts_with("step 1/3  loss 4.") && first.lines().count() == 1, "{first}");
+    let again = said(&["max_duration=2"], 0);
+    assert_eq!(
+        again,
+        "the run was at its end already, with max_duration=2; a larger one goes on\n"
+    );
+    fs::rename(folder.path().join("run"), folder.path().join("moved")).unwrap();
+    let moved = folder.path().join("moved").display().to_string();
+    let of_moved = ["train".to_owned(), format!("{moved}/config.yaml"), "--dry-run".to_owned()];
+    let note = olmo(&of_moved).assert().success().get_output().stderr.clone();
+    let expected = format!("to go on in {moved}, give save_folder={moved}\n");
+    assert!(String::from_utf8(note).unwrap().ends_with(&expected), "{expected}");
+    let followed = olmo(of_moved).arg(format!("save_folder={moved}")).assert().success();
+    followed.stderr("");
+    fs::rename(folder.path().join("moved"), folder.path().join("run")).unwrap();
+    let other = said(&["max_duration=4", "optimizer.name=lionw"], 2);
+    assert!(other.contains("where optimizer.name has changed, give the old one"), "{other}");
+    for (wrong, part) in [
+        ("max_duratoin=4", "unknown field `max_duratoin`, did you mean `max_duration`? expected"),
+        ("optimizer.name=adam", "unknown variant `adam`, did you mean `adamw`?"),
+        ("=4", "\"=4\" is no override, expected key.path=value"),
+        ("model..d_model=4", "is no override, expected key.path=value"),
+    ] {
+        let message = said(&[wrong], 2);
+        assert!(message.contains(part), "{part:?} is not in:\n{message}");
+    }
+    let epochs = said(&["max_duration=2ep", "data.paths=[none.npy]"], 2);
+    assert!(epochs.contains("none.npy") && epochs.contains("path_map or data.paths"), "{epochs}");
+}
+
+#[test]
 fn what_cannot_be_followed_is_refused_with_code_2() {
     for (wrong, parts) in [
         ("max_steps=3", &["max_steps is no field of the original trainer"][..]),

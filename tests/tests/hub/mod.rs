@@ -6,6 +6,7 @@ mod python;
 mod refusals;
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
@@ -26,7 +27,7 @@ pub(super) fn many_shards() -> Files {
     let scratch = tempfile::tempdir().expect("a folder");
     let conversion = Conversion { max_shard_bytes: 20_000, ..Conversion::to(Form::HuggingFace) };
     let out = scratch.path().join("model");
-    convert(&folder, &conversion, &out, |_| ()).expect("converts");
+    convert(&folder, &conversion, &out, |_| ControlFlow::Continue(())).expect("converts");
     let mut files = files_of(&out);
     files.push(("README.md".to_owned(), b"# A model\n".to_vec()));
     files.push(("optimizer.bin".to_owned(), vec![1; 1000]));

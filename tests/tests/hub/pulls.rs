@@ -1,5 +1,6 @@
 //! Pulls that are cut, corrupted, interrupted, run side by side, and on a full disk.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -230,7 +231,7 @@ fn a_repository_of_the_old_layout_is_a_model_too() {
     let converted = cache.path().join("converted");
     let folder = ModelFolder::open(&dir).expect("a golden folder");
     let conversion = Conversion::to(Form::HuggingFace);
-    convert(&folder, &conversion, &converted, |_| ()).expect("converts");
+    convert(&folder, &conversion, &converted, |_| ControlFlow::Continue(())).expect("converts");
     let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
     let run = |model: &str| {
         let arguments = ["generate", "--model", model, "--tokens", &text(&tokens), "--json"];

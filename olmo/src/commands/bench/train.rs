@@ -5,6 +5,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 use burn::tensor::Device;
 use clap::{Args, ValueEnum};
+use olmo_model::config::MAX_SIZE;
 use olmo_model::{Costs, InitConfig, Labels, ModelConfig, Transformer, presets};
 use olmo_optim::{
     AdamW, AdamWConfig, Optimizer as _, UpdateOptions, clip_coefficient, global_norm,
@@ -14,6 +15,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::memory;
+use crate::commands::train::memory::check_model as memory_check;
 use crate::device::DeviceName;
 use crate::output;
 
@@ -71,6 +73,18 @@ enum PrecisionName {
     AmpBf16,
 }
 
+impl From<PrecisionName> for Precision {
+    fn from(name: PrecisionName) -> Self {
+        match name {
+            PrecisionName::Fp32 => Self::F32,
+            PrecisionName::AmpBf16 => Self::AmpBf16,
+        }
+    }
+}
+
+/// What makes a model smaller that does not fit.
+const SMALLER: &str = "give a smaller --d-model, --n-layers or --vocab-size, or a smaller --preset";
+
 /// `recompute`, or `keep_last=4`.
 fn activations(text: &str) -> Result<Activations, String> {
     let value = match text.split_once('=') {
@@ -105,7 +119,10 @@ struct Report {
 
 impl Train {
     pub(crate) fn run(&self, device: DeviceName) -> Result<()> {
-        let report = self.measure(&device.open()?)?;
+        let config = self.config()?;
+        let (device, name) = (device.open()?, device);
+        memory_check(&config, self.precision.into(), name, SMALLER)?;
+        let report = self.measure(&config, &device)?;
         if self.json {
             return Ok(output::json(&report)?);
         }
@@ -129,9 +146,16 @@ impl Train {
         if let Some(peak) = self.peak_tflops {
             ensure!(peak > 0.0, "--peak-tflops is {peak}, expected a positive number");
         }
+        let n_tokens = self.micro_batch.saturating_mul(seq_len);
+        ensure!(
+            n_tokens <= MAX_SIZE,
+            "--micro-batch and --seq-len make {n_tokens} tokens, expected at most {MAX_SIZE}"
+        );
         let Some(name) = &self.preset else {
             let model = presets::small_olmo(d_model, n_layers, n_heads, vocab_size);
-            return Ok(ModelConfig { max_sequence_length: seq_len, ..model });
+            let model = ModelConfig { max_sequence_length: seq_len, ..model };
+            model.validate().map_err(olmo_model::Error::from)?;
+            return Ok(model);
         };
         let model = presets::by_name(name)
             .with_context(|| format!("{name:?} is no preset; `olmo model list` names them"))?;
@@ -140,14 +164,13 @@ impl Train {
         Ok(model)
     }
 
-    fn measure(&self, device: &Device) -> Result<Report> {
-        let config = self.config()?;
+    fn measure(&self, config: &ModelConfig, device: &Device) -> Result<Report> {
         let options = self.options(self.micro_batch * (self.seq_len - 1));
         options.precision.check(device)?;
         let n_tokens = self.micro_batch * self.seq_len;
         let init = InitConfig::Mitchell { cutoff: None, embedding_std: None };
         let mut run = Run {
-            model: Some(Transformer::init(&config, &init, 0, device)?),
+            model: Some(Transformer::init(config, &init, 0, device)?),
             optimizer: AdamW::new(&AdamWConfig::default())?,
             // Any tokens do: a step's cost does not depend on which they are.
             tokens: (0..n_tokens).map(|i| (i * 7919 % config.vocab_size) as u32).collect(),
@@ -163,7 +186,7 @@ impl Train {
         let seconds_per_step = start.elapsed().as_secs_f64() / self.steps as f64;
         let params = config.n_parameters();
         let tokens_per_second = n_tokens as f64 / seconds_per_step;
-        let costs = Costs::at(&config, self.seq_len);
+        let costs = Costs::at(config, self.seq_len);
         let flops = (costs.forward_flops_per_token + costs.backward_flops_per_token) as f64;
         Ok(Report {
             params,
@@ -178,10 +201,7 @@ impl Train {
 
     fn options(&self, n_labels: usize) -> StepOptions {
         StepOptions {
-            precision: match self.precision {
-                PrecisionName::Fp32 => Precision::F32,
-                PrecisionName::AmpBf16 => Precision::AmpBf16,
-            },
+            precision: self.precision.into(),
             activations: self.activations,
             loss_scale: 1.0 / n_labels as f64,
             ..StepOptions::default()

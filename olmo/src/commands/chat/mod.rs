@@ -17,8 +17,8 @@ use self::line::Line;
 use crate::device::DeviceName;
 use crate::input::{self, Weights};
 use crate::interrupt::Interrupt;
-use crate::output;
 use crate::sampling::SamplingOptions;
+use crate::{failure, output};
 
 /// Talk with a model
 #[derive(Debug, Args)]
@@ -147,7 +147,7 @@ impl Chat {
 fn save(conversation: &Conversation<'_>, path: &Path) -> Result<()> {
     match conversation.save(path) {
         Ok(()) => output::line(format!("saved {}", path.display()))?,
-        Err(error) => output::complain(&format!("{error:#}")),
+        Err(error) => output::complain(&failure::told(&error, ": ")),
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::Args;
 use olmo_data::inspect::{InspectedInstance, Sighting};
 use olmo_data::official::{MaxDuration, OfficialRun, OfficialYaml};
@@ -75,6 +75,8 @@ struct Run {
     max_target_sequence_length: Option<usize>,
     max_duration: Option<MaxDuration>,
     tokenizer: Option<String>,
+    /// Of the configuration itself; ours has followed it already.
+    path_map: PathMap,
 }
 
 /// A configuration of either kind.
@@ -99,13 +101,13 @@ struct FindReport<'a> {
 
 impl Inspect {
     pub(crate) fn run(&self) -> Result<()> {
-        let map = PathMap::new(self.path_map.iter().cloned());
-        let run = match read(&self.config)? {
+        let rules = self.path_map.iter().cloned();
+        let mut run = match read(&self.config)? {
             Config::Pieces(run) => run,
-            Config::Instances(config) => return self.instances(*config, &map),
+            Config::Instances(config) => return self.instances(*config, &PathMap::new(rules)),
         };
-        let files = run.paths.iter().map(|path| map.resolve(path)).collect::<Result<Vec<_>, _>>();
-        let files = files.context("a token file is not on this machine; use --path-map FROM=TO")?;
+        let map = std::mem::take(&mut run.path_map).with(rules);
+        let files = files(&run.paths, &map)?;
         let mut table = InstanceTable::open(files, run.dtype, run.sequence_length)?;
         if let Some(max) = run.max_target_sequence_length {
             table = table.with_max_target_sequence_length(max)?;
@@ -122,8 +124,7 @@ impl Inspect {
         let tokens_per_step = (run.global_batch_size * run.sequence_length) as u64;
         let last = run.max_duration.map(|duration| duration.steps(per_epoch, tokens_per_step));
         if let Some(id) = &self.find {
-            let n_epochs = last.map_or(1, |last| last.div_ceil(per_epoch).max(1));
-            return self.find(&inspector, id, n_epochs);
+            return self.find(&inspector, id, last);
         }
         let step = self.step.unwrap_or(0);
         if let (Some(last), Some(duration)) = (last, run.max_duration) {
@@ -213,10 +214,14 @@ impl Inspect {
         self.print(StepReport { step, instances: reports })
     }
 
-    fn find(&self, inspector: &Inspector, id: &str, n_epochs: u64) -> Result<()> {
+    /// Prints when a document was seen up to the run's last step, or in the first epoch.
+    fn find(&self, inspector: &Inspector, id: &str, last: Option<u64>) -> Result<()> {
+        let per_epoch = inspector.steps_per_epoch();
+        let last = last.unwrap_or(per_epoch);
         let bar = progress::open_ended("looking through the documents");
-        let sightings = inspector.find(id, n_epochs)?;
+        let mut sightings = inspector.find(id, last.div_ceil(per_epoch).max(1))?;
         bar.finish_and_clear();
+        sightings.retain(|sighting| sighting.step <= last);
         if self.json {
             return Ok(output::json(&FindReport { document: id, sightings })?);
         }
@@ -226,7 +231,7 @@ impl Inspect {
                 .files()
                 .any(|(path, _)| olmo_data::DocumentBounds::path_for(path).exists());
             ensure!(any, "no token file has a .csv.gz beside it, so documents cannot be found");
-            return Ok(output::line(format!("no step has seen document {id:?}"))?);
+            return Ok(output::line(format!("no step up to {last} has seen document {id:?}"))?);
         }
         for Sighting { step, row, index, path, document, .. } in sightings {
             output::line(format!(
@@ -275,6 +280,21 @@ impl Inspect {
     }
 }
 
+/// Where the token files are, all of which must be there.
+fn files(paths: &[String], map: &PathMap) -> Result<Vec<PathBuf>> {
+    let place = |path: &String| map.resolve(path).unwrap_or_else(|_| path.into());
+    let files: Vec<PathBuf> = paths.iter().map(place).collect();
+    let mut missing = files.iter().filter(|path| !path.exists());
+    if let Some(first) = missing.next() {
+        let (n, n_files, first) = (1 + missing.count(), files.len(), first.display());
+        bail!(
+            "{n} of {n_files} token files are not here, the first {first}; \
+             say where they are with --path-map FROM=TO, FROM being the beginning of such a path"
+        );
+    }
+    Ok(files)
+}
+
 /// Reads a configuration of either kind.
 fn read(path: &Path) -> Result<Config> {
     let yaml = OfficialYaml::read(path)?;
@@ -306,6 +326,7 @@ fn read(path: &Path) -> Result<Config> {
             max_target_sequence_length: max,
             max_duration: Some(MaxDuration::Steps(config.max_duration)),
             tokenizer: config.tokenizer.as_ref().map(|path| path.display().to_string()),
+            path_map: PathMap::default(),
         }));
     }
     let run = OfficialRun::from_yaml(&yaml)?;
@@ -324,5 +345,6 @@ fn read(path: &Path) -> Result<Config> {
         max_target_sequence_length: None,
         max_duration: run.max_duration,
         tokenizer: run.tokenizer,
+        path_map: run.path_map,
     }))
 }

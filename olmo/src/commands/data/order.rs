@@ -95,6 +95,13 @@ impl Order {
             Whose::Olmo => self.olmo()?,
             Whose::OlmoCore => self.olmo_core(batch)?,
         };
+        let (total, start) = (report.total, self.start_index);
+        if report.indices.is_empty() {
+            output::complain(&format!(
+                "no instance is left: the epoch has {total} over all ranks, and --start-index passes \
+                 over {start}"
+            ));
+        }
         if self.json {
             return Ok(output::json(&report)?);
         }

@@ -41,7 +41,7 @@ pub(crate) struct Tokenize {
     #[arg(long, value_name = "SEED")]
     shuffle: Option<u64>,
     /// Tokens that a token file stays below
-    #[arg(long, value_name = "N", default_value_t = 1 << 30)]
+    #[arg(long, value_name = "N", default_value_t = 1 << 30, value_parser = clap::value_parser!(u64).range(1..))]
     max_tokens_per_file: u64,
     /// Print JSON
     #[arg(long)]

@@ -57,6 +57,12 @@ impl TrainTokenizer {
             return Ok(output::json(&report)?);
         }
         let n = output::grouped(report.vocab_size as u64);
+        if report.vocab_size < self.vocab_size {
+            output::complain(&format!(
+                "fewer tokens than the {} asked for: the documents have no more pairs to merge",
+                output::grouped(self.vocab_size as u64)
+            ));
+        }
         Ok(output::line(format!("{n} tokens in {}", self.out.display()))?)
     }
 }

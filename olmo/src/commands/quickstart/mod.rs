@@ -35,7 +35,7 @@ pub(crate) struct Quickstart {
     #[arg(long, value_name = "DIR", default_value = "runs/quickstart")]
     out: PathBuf,
     /// Training steps; fewer make a worse model sooner
-    #[arg(long, value_name = "N", default_value_t = recipe::STEPS)]
+    #[arg(long, value_name = "N", default_value_t = recipe::STEPS, value_parser = clap::value_parser!(u64).range(1..))]
     steps: u64,
     /// Print the results as JSON
     #[arg(long)]

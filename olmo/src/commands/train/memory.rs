@@ -6,7 +6,7 @@ use std::fmt;
 use std::panic::{self, AssertUnwindSafe};
 
 use anyhow::{Result, bail};
-use olmo_model::{Costs, Sharding};
+use olmo_model::{Costs, ModelConfig, Sharding};
 use olmo_train::TrainConfig;
 use olmo_train::step::Precision;
 
@@ -14,34 +14,45 @@ use crate::device::DeviceName;
 use crate::output;
 
 /// What a run can be made smaller by, the cheapest first.
-const ADVICE: &str = "make device_train_microbatch_size smaller (the steps stay the same), give \
+const OF_A_RUN: &str = "make device_train_microbatch_size smaller (the steps stay the same), give \
 activations=recompute, precision=amp_bf16 on a GPU, a shorter data.sequence_length, or a smaller model; \
 `olmo model show` tells what a model takes";
 
-/// A device's memory does not suffice.
+/// A device's memory does not suffice: for what, and what to change.
 #[derive(Debug)]
-pub(crate) struct OutOfMemory(String);
+pub(crate) struct OutOfMemory(String, &'static str);
 
 impl fmt::Display for OutOfMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "out of memory: {}; {ADVICE}", self.0)
+        write!(f, "out of memory: {}; {}", self.0, self.1)
     }
 }
 
 impl std::error::Error for OutOfMemory {}
 
-/// Refuses a run on the CPU whose weights, gradients and moments alone are more than the memory that
-/// is free. Where that is not known, nothing is refused.
+/// Refuses a run on the CPU that cannot fit, see [`check_model`].
 pub(super) fn check(config: &TrainConfig, device: DeviceName) -> Result<()> {
+    check_model(&config.model, config.precision, device, OF_A_RUN)
+}
+
+/// Refuses to train a model on the CPU whose weights, gradients and moments alone are more than the
+/// memory that is free. Where that is not known, nothing is refused.
+pub(crate) fn check_model(
+    model: &ModelConfig,
+    precision: Precision,
+    device: DeviceName,
+    advice: &'static str,
+) -> Result<()> {
     let is_cpu = ["flex", "tch"].contains(&device.to_string().as_str());
     let Some(available) = available_bytes().filter(|_| is_cpu) else { return Ok(()) };
-    let mixed = config.precision == Precision::AmpBf16;
-    let needed = Costs::new(&config.model).train_bytes_per_device(Sharding::Single, 1, mixed);
+    let mixed = precision == Precision::AmpBf16;
+    let needed = Costs::new(model).train_bytes_per_device(Sharding::Single, 1, mixed);
     if needed > available {
         let (needed, available) = (output::bytes(needed), output::bytes(available));
-        bail!(OutOfMemory(format!(
+        let message = format!(
             "weights, gradients and the optimizer's state take {needed}, and {available} are free"
-        )));
+        );
+        bail!(OutOfMemory(message, advice));
     }
     Ok(())
 }
@@ -55,7 +66,8 @@ where
         Ok(result) => Ok(result?),
         Err(payload) => match said(payload.as_ref()) {
             Some(message) if is_about_memory(message) => {
-                bail!(OutOfMemory(message.lines().next().unwrap_or(message).to_owned()))
+                let message = message.lines().next().unwrap_or(message).to_owned();
+                bail!(OutOfMemory(message, OF_A_RUN))
             }
             _ => panic::resume_unwind(payload),
         },

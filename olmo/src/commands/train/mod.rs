@@ -4,7 +4,7 @@
 mod dashboard;
 mod dry_run;
 mod evaluate;
-mod memory;
+pub(super) mod memory;
 #[cfg(feature = "net")]
 mod publish;
 mod shown;
@@ -27,14 +27,15 @@ use crate::output;
 /// Train a model, or go on where an interrupted run stopped
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  olmo train configs/small.yaml
-  olmo train configs/small.yaml max_duration=200 optimizer.learning_rate=1e-3
-  olmo train configs/small.yaml --tui
+  olmo train small.yaml
+  olmo train small.yaml max_duration=200 optimizer.learning_rate=1e-3
+  olmo train small.yaml --tui
   olmo train OLMo-1B.yaml 'path_map={https://olmo-data.org: /data}' save_folder=runs/1b
   olmo train OLMo-1B.yaml 'data.paths=[part-0.npy]' 'evaluators=[]' save_folder=runs/1b
   olmo train configs/olmo2-7b-stage1.yaml --dry-run --devices 1024
 
 CONFIG.yaml is ours or the original trainer's, as it is; what of that has no effect here is said.
+README.md has a small.yaml that is complete.
 
 Ctrl-C or SIGTERM finishes the step and saves; the same command goes on from there.")]
 pub(crate) struct Train {
@@ -80,6 +81,16 @@ impl Train {
         false
     }
 
+    /// The folder of the run whose configuration is read, where that names another.
+    fn folder_left_behind(&self, save_folder: &Path) -> Option<String> {
+        let folder = self.config.parent()?;
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        let is_of_a_run =
+            self.config.ends_with("config.yaml") && folder.join("checkpoints").is_dir();
+        let is_other = save_folder.canonicalize().ok() != folder.canonicalize().ok();
+        (is_of_a_run && is_other).then(|| folder.display().to_string())
+    }
+
     pub(crate) fn run(&self, device: DeviceName) -> Result<()> {
         ensure!(
             !self.tui() || io::stdout().is_terminal(),
@@ -88,6 +99,12 @@ impl Train {
         let (config, notes) = TrainConfig::read_noting(&self.config, &self.overrides)?;
         for Note { field, reason } in notes {
             output::complain(&format!("{field} has no effect here, because {reason}"));
+        }
+        if let Some(folder) = self.folder_left_behind(&config.save_folder) {
+            output::complain(&format!(
+                "the run is in {}, as save_folder says; to go on in {folder}, give save_folder={folder}",
+                config.save_folder.display()
+            ));
         }
         if self.dry_run {
             let machine = dry_run::Machine { n_devices: self.devices as usize, mfu: self.mfu };
@@ -104,7 +121,14 @@ impl Train {
         }
         let interrupt = Interrupt::listen()?;
         let shown = Shown::new(trainer.config(), &interrupt, self.json, self.tui())?;
+        let before = trainer.global_step();
         run_shown(&mut trainer, &interrupt, shown)?;
+        if before > 0 && trainer.global_step() == before {
+            let end = trainer.config().max_duration;
+            output::complain(&format!(
+                "the run was at its end already, with max_duration={end}; a larger one goes on"
+            ));
+        }
         if self.json {
             return Ok(());
         }
@@ -113,7 +137,11 @@ impl Train {
         output::line(format!("step {} of {folder}", trainer.global_step()))?;
         if let Some(checkpoint) = checkpoint {
             output::line(format!("model: {checkpoint}"))?;
-            output::line(format!("next:  olmo generate --model {checkpoint} --prompt \"Once\""))?;
+            let how = match trainer.config().tokenizer {
+                Some(_) => "--prompt \"Once\"",
+                None => "--tokens FILE",
+            };
+            output::line(format!("next:  olmo generate --model \"{checkpoint}\" {how}"))?;
         }
         Ok(())
     }
@@ -127,17 +155,18 @@ pub(super) fn run(trainer: &mut Trainer, interrupt: &Interrupt, json: bool) -> R
 
 fn run_shown(trainer: &mut Trainer, interrupt: &Interrupt, mut shown: Shown) -> Result<()> {
     let outcome = memory::explained(|| trainer.run(&mut shown, interrupt.flag()))?;
-    shown.finish()?;
+    let shown = shown.finish();
     match outcome {
-        Outcome::Finished => Ok(()),
+        Outcome::Finished => {}
         Outcome::LossRose => {
             output::complain("the loss rose by more than early_stopping_factor, so the run ends");
-            Ok(())
         }
+        // Whether or not someone was still reading, the run is not at its end.
         Outcome::Interrupted => {
             bail!(Stopped { step: trainer.global_step(), max_steps: trainer.config().max_duration })
         }
     }
+    shown
 }
 
 /// The user stopped a run.

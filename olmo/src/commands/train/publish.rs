@@ -14,7 +14,7 @@ use olmo_train::publish::PushConfig;
 
 use crate::commands::pull::with_revision;
 use crate::commands::push::card;
-use crate::output;
+use crate::{failure, output};
 
 /// Sends checkpoints one after the other on a thread of its own.
 #[derive(Debug)]
@@ -52,7 +52,8 @@ impl Publisher {
                 if let Err(error) = queued.push(&repo, &settings, private) {
                     let (dir, branch, id) =
                         (queued.checkpoint.display(), &queued.branch, repo.id());
-                    output::complain(&format!("warning: {dir} is not pushed: {error:#}"));
+                    let error = failure::told(&error, ": ");
+                    output::complain(&format!("warning: {dir} is not pushed: {error}"));
                     failed.push(format!("olmo push {dir} {id} --revision {branch}"));
                 }
                 // What is left is known by its name, and goes when the run starts again.

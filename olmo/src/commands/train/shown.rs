@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use indicatif::ProgressBar;
@@ -16,16 +17,23 @@ use super::dashboard::Dashboard;
 use super::evaluate::Evaluators;
 #[cfg(feature = "net")]
 use super::publish::Publisher;
+#[cfg(feature = "net")]
+use crate::failure;
 use crate::interrupt::Interrupt;
 use crate::{output, progress};
 
-/// Shows a run as a bar, or prints its steps as JSON; measures and publishes as configured.
+/// From one line about a run to the next, where no bar can be shown.
+const BETWEEN_LINES: Duration = Duration::from_secs(30);
+
+/// Shows a run as a bar, or a line now and then where output goes to a file, or prints its steps as JSON; measures and publishes as configured.
 pub(super) struct Shown {
     /// Hidden where there is a dashboard.
     bar: ProgressBar,
     #[cfg(all(feature = "tui", unix))]
     dashboard: Option<Dashboard>,
     json: bool,
+    /// When a line was last printed where no bar can be.
+    last_line: Option<Instant>,
     max_steps: u64,
     plan: BatchPlan,
     evaluators: Evaluators,
@@ -66,6 +74,7 @@ impl Shown {
             #[cfg(all(feature = "tui", unix))]
             dashboard: tui.then(open).transpose()?,
             json,
+            last_line: None,
             max_steps: config.max_duration,
             plan,
             evaluators,
@@ -98,6 +107,26 @@ impl Shown {
             return;
         }
         self.bar.suspend(|| output::complain(text));
+    }
+
+    /// Where output goes to a file, how the run goes: in a line at its first step, and then now and then.
+    fn print_line(&mut self, step: u64, message: &str) {
+        let is_shown = self.json || !self.bar.is_hidden() || self.has_dashboard();
+        if !is_shown && self.last_line.is_none_or(|last| last.elapsed() >= BETWEEN_LINES) {
+            output::complain(&format!("step {step}/{}  {message}", self.max_steps));
+            self.last_line = Some(Instant::now());
+        }
+    }
+
+    #[cfg(all(feature = "tui", unix))]
+    fn has_dashboard(&self) -> bool {
+        self.dashboard.is_some()
+    }
+
+    #[cfg(not(all(feature = "tui", unix)))]
+    #[expect(clippy::unused_self, reason = "there is none in this build")]
+    fn has_dashboard(&self) -> bool {
+        false
     }
 
     /// What is good to know where someone watches.
@@ -137,6 +166,7 @@ impl Observer for Shown {
         if let Some(mfu) = metrics.speed.mfu {
             let _ = write!(message, "  MFU {mfu:.0} %");
         }
+        self.print_line(metrics.step, &message);
         self.bar.set_message(message);
         if self.json
             && self.broken.is_none()
@@ -162,7 +192,8 @@ impl Observer for Shown {
         if let Some(publisher) = &self.publisher
             && let Err(error) = publisher.send(path)
         {
-            self.say(&format!("warning: {} is not pushed: {error:#}", path.display()));
+            let error = failure::told(&error, ": ");
+            self.say(&format!("warning: {} is not pushed: {error}", path.display()));
         }
     }
 
