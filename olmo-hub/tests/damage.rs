@@ -173,7 +173,7 @@ fn what_is_not_there_is_said() {
     assert!(matches!(problems(folder.path())[0], FolderProblem::Damaged { .. }));
     fs::remove_file(folder.path().join("config.json")).unwrap();
     let error = ModelFolder::open(folder.path()).unwrap_err();
-    assert!(matches!(error, Error::Io { .. }) && error.to_string().contains("config.json"));
+    assert!(matches!(error, Error::NoModel { .. }) && error.to_string().contains("config.json"));
 }
 
 #[test]
