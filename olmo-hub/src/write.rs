@@ -82,15 +82,7 @@ pub fn save(model: &Transformer, export: &HfExport, dir: impl AsRef<Path>) -> Re
     }
     let generation = dir.join("generation_config.json");
     sealed.push(seal_text(&generation, &export.special.to_generation_json())?);
-    let config = seal_text(&config_path, &config.to_json())?;
-    // From here on the folder is not a model, until the last line makes it one.
-    remove_if_there(&config_path)?;
-    sync_dir(dir)?;
-    for file in sealed {
-        file.publish()?;
-    }
-    plan.remove_stale(dir)?;
-    config.publish()
+    plan.publish(sealed, seal_text(&config_path, &config.to_json())?, dir)
 }
 
 /// Copies the tokenizer of one model folder to another: `tokenizer.json` and what belongs to it,
@@ -139,6 +131,17 @@ impl Plan {
         let (specs, parts) = fused.into_iter().map(spec).unzip();
         let files = plan_files(specs, export.max_shard_bytes);
         Ok(Self { files, parts, dtype, total_parameters: config.model.n_parameters() })
+    }
+
+    /// Gives the files their names. In between the folder is not a model; `config`, the last, makes it one.
+    fn publish(&self, files: Vec<SealedFile>, config: SealedFile, dir: &Path) -> Result<()> {
+        remove_if_there(&dir.join("config.json"))?;
+        sync_dir(dir)?;
+        for file in files {
+            file.publish()?;
+        }
+        self.remove_stale(dir)?;
+        config.publish()
     }
 
     /// Writes every weights file under its temporary name.
@@ -223,5 +226,30 @@ fn remove_if_there(path: &Path) -> Result<()> {
             Err(Error::io(path, "remove")(error))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_save_that_ends_between_two_files_leaves_no_model_that_looks_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("config.json");
+        fs::write(&config, "{}").unwrap();
+        let [first, second] = ["1", "2"].map(|n| folder.path().join(format!("{n}.safetensors")));
+        let sealed = [&first, &second].map(|path| seal_text(path, "new").unwrap());
+        let sealed_config = seal_text(&config, "{}").unwrap();
+        // A folder in the place of the second: the first takes its place, the second cannot.
+        fs::create_dir(&second).unwrap();
+        let plan =
+            Plan { files: Vec::new(), parts: Vec::new(), dtype: Dtype::F32, total_parameters: 0 };
+        let error = plan.publish(sealed.into(), sealed_config, folder.path()).unwrap_err();
+        assert!(error.to_string().contains("2.safetensors"), "{error}");
+        assert_eq!(fs::read(first).unwrap(), b"new");
+        assert!(!config.exists());
+        let names = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        assert!(names.into_iter().all(|name| !name.to_string_lossy().starts_with(".tmp")));
     }
 }
