@@ -171,8 +171,11 @@ pub(crate) fn token_losses(logits: Tensor<2>, targets: Tensor<1, Int>, z_loss: f
     Tensor::from_dispatch(Dispatch::olmo_token_losses(logits, targets, z_loss, false).0)
 }
 
-/// The values in another dtype.
+/// The values in another dtype; the tensor itself where it is of that.
 pub(crate) fn cast<const D: usize>(x: Tensor<D>, dtype: FloatDType) -> Tensor<D> {
+    if x.dtype() == dtype.into() {
+        return x;
+    }
     Tensor::from_dispatch(Dispatch::olmo_cast(x.into_dispatch(), dtype))
 }
 
