@@ -30,8 +30,8 @@ pub(crate) enum Eval {
   olmo eval ppl --model OLMo-2-0425-1B --data val.jsonl.gz
   olmo eval ppl --model OLMo-2-0425-1B --data part-0-00000.npy --token-dtype uint32 --json")]
 pub(crate) struct Ppl {
-    /// Folder of the model
-    #[arg(long, value_name = "DIR")]
+    /// Folder of the model, or a repository of the Hub, owner/name[@revision]
+    #[arg(long, value_name = "DIR|REPO")]
     model: PathBuf,
     /// Documents (.jsonl, .json, .ndjson or .txt, also .gz or .zst; .parquet with a column text), or raw
     /// tokens (.npy)

@@ -17,8 +17,8 @@ use crate::input::{self, Weights};
   echo '[[510, 5347, 273], [1, 2, 3]]' > tokens.json
   olmo logits --model OLMo-2-0425-1B --tokens tokens.json --out logits.safetensors")]
 pub(crate) struct Logits {
-    /// Folder of the model
-    #[arg(long, value_name = "DIR")]
+    /// Folder of the model, or a repository of the Hub, owner/name[@revision]
+    #[arg(long, value_name = "DIR|REPO")]
     model: PathBuf,
     /// JSON [[ids], …], rows of equal length
     #[arg(long, value_name = "FILE")]

@@ -30,8 +30,8 @@ use crate::{failure, output};
 Each line is a message; a line that ends in \\ goes on in the next. Ctrl-C ends an answer.
 /help lists the commands, /exit ends the conversation.")]
 pub(crate) struct Chat {
-    /// Folder of the model
-    #[arg(long, value_name = "DIR")]
+    /// Folder of the model, or a repository of the Hub, owner/name[@revision]
+    #[arg(long, value_name = "DIR|REPO")]
     model: PathBuf,
     /// What the model is told before the conversation
     #[arg(long, value_name = "TEXT")]

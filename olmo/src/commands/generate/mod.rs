@@ -33,8 +33,8 @@ use crate::sampling::SamplingOptions;
 
 Ctrl-C ends the text; what is there is printed.")]
 pub(crate) struct Generate {
-    /// Folder of the model
-    #[arg(long, value_name = "DIR")]
+    /// Folder of the model, or a repository of the Hub, owner/name[@revision]
+    #[arg(long, value_name = "DIR|REPO")]
     model: PathBuf,
     #[command(flatten)]
     prompts: Prompts,
