@@ -42,19 +42,19 @@ impl AttentionSpan {
 
 /// The rows and columns of one chunk's scores, in positions.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct AttentionRows {
+struct AttentionRows {
     /// Position of the chunk's first query.
-    pub(crate) first_query: usize,
+    first_query: usize,
     /// Queries of the chunk; the score rows are this many for each query head of a group.
-    pub(crate) n_queries: usize,
+    n_queries: usize,
     /// Position of the first key column.
-    pub(crate) first_key: usize,
+    first_key: usize,
     /// Keys a query sees, itself included.
-    pub(crate) window: usize,
+    window: usize,
     /// `1 / sqrt(head_dim)`.
-    pub(crate) scale: f64,
+    scale: f64,
     /// As in [`AttentionSpan`].
-    pub(crate) padding: Option<Arc<[usize]>>,
+    padding: Option<Arc<[usize]>>,
 }
 
 /// Sizes of one call.
@@ -95,7 +95,7 @@ pub(super) fn forward<B: Kernels>(
         let k = dims.keys::<B>(k.clone(), &chunk);
         let v = dims.keys::<B>(v.clone(), &chunk);
         let scores = B::float_matmul(q, B::float_transpose(k));
-        let p = B::olmo_masked_softmax(scores, chunk.rows.clone());
+        let p = masked_softmax::<B>(scores, chunk.rows.clone());
         let p = B::float_cast(p, dtype.into());
         outputs.push(dims.ungrouped::<B>(B::float_matmul(p, v), &chunk));
     }
@@ -123,11 +123,11 @@ pub(super) fn backward<B: Kernels>(
         let k = dims.keys::<B>(k.clone(), &chunk);
         let v = dims.keys::<B>(v.clone(), &chunk);
         let scores = B::float_matmul(q.clone(), B::float_transpose(k.clone()));
-        let p = B::olmo_masked_softmax(scores, chunk.rows.clone());
+        let p = masked_softmax::<B>(scores, chunk.rows.clone());
         let p_low = B::float_cast(p.clone(), dtype.into());
         let dv = B::float_matmul(B::float_transpose(p_low), grad.clone());
         let dp = B::float_matmul(grad, B::float_transpose(v));
-        let ds = B::olmo_masked_softmax_backward(p, dp, chunk.rows.scale);
+        let ds = masked_softmax_backward::<B>(p, dp, chunk.rows.scale);
         let ds = B::float_cast(ds, dtype.into());
         let dk = B::float_matmul(B::float_transpose(ds.clone()), q);
         dq_chunks.push(dims.ungrouped::<B>(B::float_matmul(ds, k), &chunk));
@@ -139,10 +139,7 @@ pub(super) fn backward<B: Kernels>(
 }
 
 /// `softmax(scale * scores)` in f32 over the keys that each row sees, zero elsewhere.
-pub(super) fn masked_softmax<B: Backend>(
-    scores: FloatTensor<B>,
-    rows: AttentionRows,
-) -> FloatTensor<B> {
+fn masked_softmax<B: Backend>(scores: FloatTensor<B>, rows: AttentionRows) -> FloatTensor<B> {
     let (shape, device) = (scores.shape(), scores.device());
     let dtype = scores.dtype();
     let scores = B::float_mul_scalar(B::float_cast(scores, FloatDType::F32), rows.scale.into());
@@ -162,7 +159,7 @@ pub(super) fn masked_softmax<B: Backend>(
     B::float_div(exp, sum)
 }
 
-pub(super) fn masked_softmax_backward<B: Backend>(
+fn masked_softmax_backward<B: Backend>(
     probabilities: FloatTensor<B>,
     grad: FloatTensor<B>,
     scale: f64,

@@ -37,7 +37,7 @@ use burn::tensor::{BoolDType, FloatDType, IntDType, Shape};
 
 use crate::packed::PackedMatrix;
 
-pub(crate) use attention::{AttentionRows, AttentionSpan};
+pub(crate) use attention::AttentionSpan;
 pub(crate) use call::{
     RowMap, attention, cast, cross_entropy, expert, for_each_chunk, gated_linear, layer_norm,
     linear, on_workers, packed_gated_linear, packed_linear, rms_norm, rotary, seed, sum_rows,
@@ -162,22 +162,6 @@ pub(crate) trait Kernels: Backend {
         span: AttentionSpan,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         attention::backward::<Self>(q, k, v, grad, span).into()
-    }
-
-    /// Scaled, masked softmax over the last dimension of one chunk's scores, in f32.
-    #[fusion(default)]
-    fn olmo_masked_softmax(scores: FloatTensor<Self>, rows: AttentionRows) -> FloatTensor<Self> {
-        attention::masked_softmax::<Self>(scores, rows)
-    }
-
-    /// The gradient by the scores, from the f32 probabilities and the gradient by them.
-    #[fusion(default)]
-    fn olmo_masked_softmax_backward(
-        probabilities: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        scale: f64,
-    ) -> FloatTensor<Self> {
-        attention::masked_softmax_backward::<Self>(probabilities, grad, scale)
     }
 
     #[fusion(default)]

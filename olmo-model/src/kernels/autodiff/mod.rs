@@ -13,7 +13,7 @@ use self::backward::{
     Attention, CrossEntropy, Expert, LayerNorm, Linear, RmsNorm, Rotary, Seed, SumRows, Swiglu,
     TakeRows,
 };
-use super::{AttentionRows, AttentionSpan, Kernels, cross_entropy, experts};
+use super::{AttentionSpan, Kernels, cross_entropy, experts};
 
 impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
     fn olmo_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -200,18 +200,6 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
         _: FloatTensor<Self>,
         _: AttentionSpan,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        unreachable!("only first-order gradients exist")
-    }
-
-    fn olmo_masked_softmax(_: FloatTensor<Self>, _: AttentionRows) -> FloatTensor<Self> {
-        unreachable!("attention is differentiated as a whole")
-    }
-
-    fn olmo_masked_softmax_backward(
-        _: FloatTensor<Self>,
-        _: FloatTensor<Self>,
-        _: f64,
-    ) -> FloatTensor<Self> {
         unreachable!("only first-order gradients exist")
     }
 

@@ -22,11 +22,11 @@ use super::{heads, lanes};
 use crate::kernels::AttentionSpan;
 
 /// Score rows of a block at most: queries times the heads that share a key head.
-const BLOCK_ROWS: usize = 64;
+pub(super) const BLOCK_ROWS: usize = 64;
 /// Keys or values that are widened at a time.
 const BLOCK_KEYS: usize = 192;
 /// Multiplications below which a second thread costs more than it saves.
-const PARALLEL_PRODUCTS: usize = 1 << 15;
+pub(super) const PARALLEL_PRODUCTS: usize = 1 << 15;
 
 /// Queries `[batch, n_heads, seq_q, head_dim]`, keys and values `[batch, n_kv_heads, seq_kv,
 /// head_dim]`; the result has the shape of the queries, and the layout that concatenating the heads
@@ -188,6 +188,15 @@ fn softmax<E: Element>(scores: &mut [f32], seen: Range<usize>, scale: f32) {
     scores[..seen.start].fill(0.0);
     scores[seen.end..].fill(0.0);
     let scores = &mut scores[seen];
+    let inverse = exponentials::<E>(scores, scale);
+    for x in scores.iter_mut() {
+        *x = E::narrow(*x * inverse).widen();
+    }
+}
+
+/// Puts exponentials in the place of scores, and returns what makes probabilities of them.
+#[inline(always)]
+pub(super) fn exponentials<E: Element>(scores: &mut [f32], scale: f32) -> f32 {
     for x in scores.iter_mut() {
         *x = E::narrow(E::narrow(*x).widen() * scale).widen();
     }
@@ -195,8 +204,5 @@ fn softmax<E: Element>(scores: &mut [f32], seen: Range<usize>, scale: f32) {
     for x in scores.iter_mut() {
         *x = lanes::exp(*x - max);
     }
-    let inverse = 1.0 / lanes::sum(scores, |x| x);
-    for x in scores.iter_mut() {
-        *x = E::narrow(*x * inverse).widen();
-    }
+    1.0 / lanes::sum(scores, |x| x)
 }

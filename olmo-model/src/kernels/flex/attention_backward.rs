@@ -12,6 +12,7 @@ use std::thread::LocalKey;
 use burn::backend::flex::FlexTensor;
 use rayon::prelude::*;
 
+use super::attention::{BLOCK_ROWS, PARALLEL_PRODUCTS, exponentials};
 use super::element::Element;
 use super::heads::{self, Heads, with_whole_rows};
 use super::kept::{Keep, Kept};
@@ -19,11 +20,6 @@ use super::lanes::{self, vectorized};
 use super::shared::{Columns, is_there};
 use super::strided_product::{Matrix, add_product, product};
 use crate::kernels::AttentionSpan;
-
-/// Score rows of a block at most: queries times the heads that share a key head.
-const BLOCK_ROWS: usize = 64;
-/// Multiplications below which a second thread costs more than it saves.
-const PARALLEL_PRODUCTS: usize = 1 << 15;
 
 /// Gradients by queries `[batch, n_heads, seq_q, head_dim]`, keys and values `[batch, n_kv_heads, seq_kv,
 /// head_dim]`, from that by the result, in the layout that those of each token together want.
@@ -218,14 +214,7 @@ impl<E: Element> Call<'_, E> {
 /// Of the keys that a query sees.
 #[inline(always)]
 fn gradients<E: Element>(p: &mut [f32], ds: &mut [f32], scale: f32) {
-    for x in p.iter_mut() {
-        *x = E::narrow(E::narrow(*x).widen() * scale).widen();
-    }
-    let max = lanes::max(p);
-    for x in p.iter_mut() {
-        *x = lanes::exp(*x - max);
-    }
-    let inverse = 1.0 / lanes::sum(p, |x| x);
+    let inverse = exponentials::<E>(p, scale);
     for (p, ds) in p.iter_mut().zip(&mut *ds) {
         *p *= inverse;
         *ds = E::narrow(*ds).widen();

@@ -2,8 +2,8 @@
 //!
 //! Composed of burn's operations, a norm or a softmax reads and writes its tensor five to ten
 //! times; here it is one pass over rows that are in cache, shared among the threads. Forward passes
-//! read and write f32, f16 and bf16; backward passes, but those of products, widen the narrow types
-//! first. Results do not depend on the number of threads.
+//! read and write f32, f16 and bf16, and so do backward passes, but those of norms, which widen the
+//! narrow types first. Results do not depend on the number of threads.
 
 #![allow(
     clippy::inline_always,

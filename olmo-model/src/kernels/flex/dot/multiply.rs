@@ -26,26 +26,36 @@ impl Input<'_> {
         panel: &mut Vec<Step<u32>>,
     ) {
         panel.clear();
-        #[cfg(target_arch = "x86_64")]
         if self.n_rows > BLOCK_ROWS && !self.pairs.is_empty() {
-            let units = self.k.div_ceil(2);
-            let mut room = || panel.resize(units, Step([0; WIDTH]));
-            match w {
-                Weight::Rows(Rows::Bf16(w)) => {
-                    room();
-                    let w = Strided::at(w, self.k, columns.start, 0);
-                    // SAFETY: pairs are made where the instructions were found.
-                    unsafe { avx512::pack_bf16(w, columns.len(), self.k, panel) };
-                }
-                Weight::Columns(Rows::Bf16(w)) => {
-                    room();
-                    columns::pack_pairs(w, w.len() / self.k, columns.clone(), panel);
-                }
-                _ => {}
-            }
+            self.pack(w, columns, 0..self.k.div_ceil(2), panel);
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = (w, columns);
+    }
+
+    /// Lays out some units of pairs of a panel; nothing of a right operand that is packed or is no bf16.
+    fn pack(
+        &self,
+        w: Weight<'_>,
+        columns: &Range<usize>,
+        units: Range<usize>,
+        panel: &mut Vec<Step<u32>>,
+    ) {
+        let elements = 2 * units.start..(2 * units.end).min(self.k);
+        match w {
+            #[cfg(target_arch = "x86_64")]
+            Weight::Rows(Rows::Bf16(w)) => {
+                panel.resize(units.len(), Step([0; WIDTH]));
+                let w = Strided::at(w, self.k, columns.start, elements.start);
+                // SAFETY: pairs are made where the instructions were found.
+                unsafe { avx512::pack_bf16(w, columns.len(), elements.len(), panel) };
+            }
+            Weight::Columns(Rows::Bf16(w)) => {
+                panel.resize(units.len(), Step([0; WIDTH]));
+                let stride = w.len() / self.k;
+                let w = &w[elements.start * stride..elements.end * stride];
+                columns::pack_pairs(w, stride, columns.clone(), panel);
+            }
+            _ => {}
+        }
     }
 
     /// Products of rows `rows` with the rows `columns` of `w`, which are a panel, or as far as there are
@@ -202,17 +212,18 @@ impl Input<'_> {
     ) {
         let k = self.k;
         #[cfg(target_arch = "x86_64")]
-        if let (Rows::Bf16(w), true) = (w, !self.pairs.is_empty()) {
+        if matches!(w, Rows::Bf16(_)) && !self.pairs.is_empty() {
             let units = k.div_ceil(2);
             for start in (0..units).step_by(BLOCK_UNITS) {
                 let n_units = BLOCK_UNITS.min(units - start);
                 let x = Strided::at(&self.pairs, units, rows.start, start);
                 let panel = if panel.is_empty() {
-                    let w = Strided::at(w, k, columns.start, 2 * start);
-                    let length = (2 * n_units).min(k - 2 * start);
-                    scratch.pairs.resize(n_units, Step([0; WIDTH]));
-                    // SAFETY: pairs are made where the instructions were found.
-                    unsafe { avx512::pack_bf16(w, columns.len(), length, &mut scratch.pairs) };
+                    self.pack(
+                        Weight::Rows(w),
+                        &columns,
+                        start..start + n_units,
+                        &mut scratch.pairs,
+                    );
                     &scratch.pairs[..]
                 } else {
                     &panel[start..start + n_units]
@@ -261,12 +272,11 @@ impl Input<'_> {
             scratch.part.resize(rows.len() * WIDTH, 0.0);
             match w {
                 #[cfg(target_arch = "x86_64")]
-                Rows::Bf16(w) if !self.pairs.is_empty() => {
+                Rows::Bf16(_) if !self.pairs.is_empty() => {
                     let x = Strided::at(&self.pairs, units, rows.start, start);
                     let panel = if panel.is_empty() {
-                        let w = &w[2 * start * stride..(2 * (start + n_units)).min(k) * stride];
-                        scratch.pairs.resize(n_units, Step([0; WIDTH]));
-                        columns::pack_pairs(w, stride, columns.clone(), &mut scratch.pairs);
+                        let units = start..start + n_units;
+                        self.pack(Weight::Columns(w), &columns, units, &mut scratch.pairs);
                         &scratch.pairs[..]
                     } else {
                         &panel[start..start + n_units]
