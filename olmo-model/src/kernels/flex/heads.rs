@@ -6,6 +6,7 @@ use burn::backend::flex::FlexTensor;
 
 use super::element::Element;
 use super::from_vec;
+use super::lanes::vectorized;
 
 /// A tensor `[batch, n_heads, seq, head_dim]` of elements that lie token by token, as those who concatenate
 /// the heads of a token want them.
@@ -59,8 +60,18 @@ impl<'a, E: Element> Heads<'a, E> {
         tokens: Range<usize>,
         out: &mut Vec<f32>,
     ) {
-        for token in tokens {
-            out.extend(self.row(sequence, head, token).iter().map(|x| x.widen()));
-        }
+        let (start, head_dim) = (out.len(), self.shape[3]);
+        out.resize(start + tokens.len() * head_dim, 0.0);
+        let out = &mut out[start..];
+        vectorized(
+            #[inline(always)]
+            || {
+                for (token, out) in tokens.clone().zip(out.chunks_exact_mut(head_dim.max(1))) {
+                    for (out, x) in out.iter_mut().zip(self.row(sequence, head, token)) {
+                        *out = x.widen();
+                    }
+                }
+            },
+        );
     }
 }

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use half::bf16;
 
 use super::super::row_blocks::row_blocks;
-use super::integers::Rounded;
 use super::isa::Isa;
+use super::rounded::Rounded;
 use super::{Rows, Weight, columns};
 use crate::packed::{pair_of, unit_of};
 

@@ -1,77 +1,14 @@
 //! Products of quantised weights, in whole numbers.
 //!
-//! Activations are rounded too: each [`BLOCK`] of a row to numbers from -127 to 127 and a scale. The
+//! Activations are [rounded](super::rounded) too: each block of a row to numbers from -127 to 127 and a scale. The
 //! products of a block are added up exactly, as integers, and only the sums of blocks are scaled and
 //! added in f32, one after the other. Weights are stored with an offset that makes them positive,
 //! which the sum of a block's activations takes off again. It is how llama.cpp multiplies its `q8_0`.
 
 use super::super::lanes::vectorized;
-use super::Strided;
+use super::rounded::{GROUPS, Operand};
 use crate::packed::{Step, WIDTH};
-use crate::quantized::{BLOCK, Quantization};
-
-/// Numbers that are multiplied at once.
-pub(super) const GROUP: usize = 4;
-/// Groups of a block.
-pub(super) const GROUPS: usize = BLOCK / GROUP;
-
-/// Rows of activations in whole numbers.
-pub(super) struct Rounded {
-    /// Four numbers each, the first in the lowest byte: `[n_rows, n_blocks * GROUPS]`.
-    pub(super) groups: Vec<u32>,
-    /// What a block's numbers are multiplied by, and their sum: `[n_rows, n_blocks]`.
-    pub(super) blocks: Vec<(f32, i32)>,
-    pub(super) n_blocks: usize,
-}
-
-impl Rounded {
-    /// Rounds rows of `k` elements, which are whole blocks.
-    pub(super) fn new(x: &[f32], k: usize) -> Self {
-        let n_blocks = k / BLOCK;
-        let mut groups = vec![0; x.len() / GROUP];
-        let mut blocks = vec![(0.0, 0); x.len() / BLOCK];
-        vectorized(
-            #[inline(always)]
-            || {
-                let outputs = groups.as_chunks_mut::<GROUPS>().0.iter_mut().zip(&mut blocks);
-                for (x, (groups, block)) in x.as_chunks::<BLOCK>().0.iter().zip(outputs) {
-                    *block = round(x, groups);
-                }
-            },
-        );
-        Self { groups, blocks, n_blocks }
-    }
-
-    /// Groups and blocks from a row and a block on.
-    pub(super) fn at(&self, row: usize, block: usize) -> Operand<'_> {
-        let n = self.n_blocks;
-        Operand {
-            groups: Strided::at(&self.groups, n * GROUPS, row, block * GROUPS),
-            blocks: Strided::at(&self.blocks, n, row, block),
-        }
-    }
-}
-
-/// Rows of activations, from some place on.
-#[derive(Clone, Copy)]
-pub(super) struct Operand<'a> {
-    pub(super) groups: Strided<'a, u32>,
-    pub(super) blocks: Strided<'a, (f32, i32)>,
-}
-
-#[inline(always)]
-fn round(x: &[f32; BLOCK], groups: &mut [u32; GROUPS]) -> (f32, i32) {
-    let largest = x.iter().fold(0.0_f32, |max, x| if x.abs() > max { x.abs() } else { max });
-    let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-    let mut numbers = [0_i32; BLOCK];
-    for (number, x) in numbers.iter_mut().zip(x) {
-        *number = (x * inverse).round_ties_even() as i32;
-    }
-    for (group, numbers) in groups.iter_mut().zip(numbers.as_chunks::<GROUP>().0) {
-        *group = u32::from_le_bytes(numbers.map(|number| number as u8));
-    }
-    (largest / 127.0, numbers.iter().sum())
-}
+use crate::quantized::Quantization;
 
 /// Some blocks of a panel of quantised weights.
 #[derive(Clone, Copy)]

@@ -17,6 +17,7 @@ mod isa;
 mod multiply;
 mod panel;
 mod product;
+mod rounded;
 mod rows;
 #[cfg(test)]
 mod tests;

@@ -3,8 +3,9 @@
 use std::ops::Range;
 
 use super::super::lanes::vectorized;
-use super::integers::{Blocks, GROUPS};
+use super::integers::Blocks;
 use super::isa::Isa;
+use super::rounded::GROUPS;
 #[cfg(target_arch = "x86_64")]
 use super::vnni;
 use super::{

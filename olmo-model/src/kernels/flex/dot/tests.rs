@@ -146,6 +146,28 @@ fn rounded_products_are_the_same_everywhere_and_near() {
     }
 }
 
+/// A row that is no numbers gives none, and one of next to nothing gives zeros.
+#[test]
+fn rounded_products_of_strange_numbers() {
+    let (k, n) = (2 * BLOCK, 3);
+    let packed =
+        PackedMatrix::quantized(&vec![1.0; n * k], [n, k], Quantization::Q8, &Device::flex());
+    let packed = packed.expect("whole blocks");
+    let weights = [Weight::Packed(packed.panels())];
+    for strange in [1e-40, f32::NAN, f32::INFINITY] {
+        let mut x = vec![1.0; 2 * k];
+        x[k..].fill(strange);
+        for isa in every_isa() {
+            let y = linears::<f32>(&Input::with_isa(Rows::F32(&x), k, &weights, isa), &weights);
+            let (sound, found) = y[0].split_at(n);
+            let is_near = |y: &f32| (y - k as f32).abs() < 0.01 * k as f32;
+            assert!(sound.iter().all(is_near), "{isa:?} {strange}: {sound:?}");
+            let is_right = |y: &f32| if strange.is_finite() { y.abs() < 1e-30 } else { y.is_nan() };
+            assert!(found.iter().all(is_right), "{isa:?} {strange}: {found:?}");
+        }
+    }
+}
+
 /// The order of additions that the products of dense weights have: one after the other, and with AMX
 /// the sums of every second element of a tile.
 #[test]

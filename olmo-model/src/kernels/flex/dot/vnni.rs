@@ -9,7 +9,8 @@ use std::arch::x86_64::{
 
 use half::bf16;
 
-use super::integers::{Blocks, GROUPS, Operand};
+use super::integers::Blocks;
+use super::rounded::{GROUPS, Operand};
 use crate::packed::{Step, WIDTH};
 use crate::quantized::Quantization;
 
