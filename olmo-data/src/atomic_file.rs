@@ -11,6 +11,9 @@ use tempfile::{NamedTempFile, TempPath};
 
 use crate::{Error, Result};
 
+/// What the names of files begin with that are being written.
+const TEMPORARY_PREFIX: &str = ".tmp-olmo-";
+
 /// A file being written under a temporary name, removed when dropped.
 #[derive(Debug)]
 pub(crate) struct AtomicFile {
@@ -29,11 +32,13 @@ impl AtomicFile {
     pub(crate) fn create(path: &Path) -> Result<Self> {
         let folder = folder_of(path);
         let mut builder = tempfile::Builder::new();
-        builder.prefix(".partial-");
+        builder.prefix(TEMPORARY_PREFIX);
         // Temporary files are private by default; these become ordinary files, under the umask.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
         let file = builder.tempfile_in(folder).map_err(Error::io(path))?;
+        // Where the file system knows no locks, another process may take it for a leftover.
+        let _ = file.as_file().try_lock();
         Ok(Self { path: path.to_owned(), file: BufWriter::with_capacity(1 << 20, file) })
     }
 
@@ -69,6 +74,19 @@ impl Write for AtomicFile {
     }
 }
 
+/// Removes what killed processes left half written in a folder; what is being written stays.
+pub(crate) fn clean_leftovers(folder: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
+        let path = entry.map_err(Error::io(folder))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let is_left = |path| File::open(path).is_ok_and(|file| file.try_lock().is_ok());
+        if name.starts_with(TEMPORARY_PREFIX) && path.is_file() && is_left(&path) {
+            std::fs::remove_file(&path).map_err(Error::io(&path))?;
+        }
+    }
+    Ok(())
+}
+
 fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -99,5 +117,18 @@ mod tests {
         drop(AtomicFile::create(&path).unwrap().finish().unwrap());
         assert_eq!(std::fs::read(&path).unwrap(), b"abc");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn leftovers_go_and_what_is_being_written_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let left = folder.path().join(".tmp-olmo-a1b2c3");
+        std::fs::write(&left, b"half").unwrap();
+        let mut file = AtomicFile::create(&folder.path().join("out")).unwrap();
+        clean_leftovers(folder.path()).unwrap();
+        assert!(!left.exists());
+        file.write_all(b"abc").unwrap();
+        file.finish().unwrap().persist().unwrap();
+        assert_eq!(std::fs::read(folder.path().join("out")).unwrap(), b"abc");
     }
 }

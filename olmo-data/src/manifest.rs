@@ -4,6 +4,7 @@
 //! and untouched, and that work can go on where it was stopped.
 
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +63,9 @@ pub struct InputFile {
     pub path: PathBuf,
     /// Its size.
     pub bytes: u64,
+    /// When it was last changed, in nanoseconds since 1970; absent where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modified: Option<u64>,
 }
 
 /// A file that was written.
@@ -92,8 +96,19 @@ impl InputFile {
             let reason = "its name is not UTF-8, which manifest.json needs; give it another";
             return Err(Error::Config { path: path.to_owned(), reason: reason.to_owned() });
         }
-        let bytes = std::fs::metadata(path).map_err(Error::io(path))?.len();
-        Ok(Self { path: path.to_owned(), bytes })
+        let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
+        let since_1970 =
+            metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        let modified = since_1970.and_then(|time| u64::try_from(time.as_nanos()).ok());
+        Ok(Self { path: path.to_owned(), bytes: metadata.len(), modified })
+    }
+
+    /// Whether this is the other as it was, as far as both say.
+    pub(crate) fn is_still(&self, other: &Self) -> bool {
+        let times = self.modified.zip(other.modified);
+        self.path == other.path
+            && self.bytes == other.bytes
+            && times.is_none_or(|(ours, theirs)| ours == theirs)
     }
 }
 
@@ -130,6 +145,14 @@ impl Manifest {
             }
         }
         Ok(changed)
+    }
+
+    /// Whether every file it names is there with its size.
+    pub(crate) fn has_outputs(&self, folder: &Path) -> bool {
+        self.outputs.iter().all(|output| {
+            std::fs::metadata(folder.join(&output.name))
+                .is_ok_and(|file| file.len() == output.bytes)
+        })
     }
 
     pub(crate) fn write(&self, path: &Path) -> Result<()> {

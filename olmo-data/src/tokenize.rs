@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::atomic_file::AtomicFile;
+use crate::atomic_file::{AtomicFile, clean_leftovers};
 use crate::documents::{Corpus, Document, Documents, RejectedRow};
 use crate::manifest::{Counts, InputFile, Manifest, Settings};
 use crate::rng::Generator;
@@ -275,6 +275,7 @@ fn smallest_dtype(tokenizer: &Tokenizer) -> TokenDtype {
 /// Makes the folder and refuses one whose older parts would be taken for new ones.
 fn prepare(folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    clean_leftovers(folder)?;
     for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
         let path = entry.map_err(Error::io(folder))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();

@@ -1,9 +1,9 @@
 //! Tokenizing each input file into files of its own, many at a time.
 //!
 //! Input `i` becomes `part-i-00000.npy` and so on, and when all of them have their names, a manifest
-//! `part-i.json`. Where that is there with the same input and settings, the input is passed over: so
-//! work that was stopped goes on with the files that are left. What was half written has no name and
-//! is gone.
+//! `part-i.json`. Where that is there with the same input and settings, and the files it names are, the
+//! input is passed over: so work that was stopped goes on with the files that are left. What was half
+//! written has no name and is removed.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,8 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use crate::documents::Corpus;
+use crate::atomic_file::clean_leftovers;
+use crate::documents::{BadRows, Corpus};
 use crate::manifest::{Counts, InputFile, Manifest, Settings};
 use crate::tokenize::{Progress, Tokenize, TokenizeReport, write_rejected};
 use crate::{Error, Result};
@@ -36,6 +37,7 @@ impl Tokenize {
     ) -> Result<TokenizeReport> {
         let folder = folder.as_ref();
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        clean_leftovers(folder)?;
         let settings = self.settings()?;
         let n_digits = (corpus.paths().len() - 1).to_string().len();
         let n_files = corpus.paths().len();
@@ -80,22 +82,18 @@ impl Tokenize {
         advance: &Advance<'_>,
     ) -> Result<Manifest> {
         let manifest_path = folder.join(format!("{prefix}.json"));
-        let inputs = vec![InputFile::of(path)?];
-        let n_bytes = inputs[0].bytes;
-        if manifest_path.exists() {
-            let manifest = Manifest::read(&manifest_path)?;
-            if manifest.inputs != inputs || manifest.settings != *settings {
-                return Err(Error::OtherOutput { path: manifest_path });
-            }
+        let input = InputFile::of(path)?;
+        if let Some(manifest) = finished(&manifest_path, &input, corpus.bad_rows(), settings)? {
             let counts = manifest.counts;
             let stop = advance(&|total| {
                 total.n_documents += counts.n_documents;
                 total.n_tokens += counts.n_tokens;
-                total.n_bytes_read += n_bytes;
+                total.n_bytes_read += input.bytes;
                 total.n_files_done += 1;
             });
             return if stop.is_break() { Err(Error::Cancelled) } else { Ok(manifest) };
         }
+        let inputs = vec![input];
         let corpus =
             Corpus::new([path], corpus.bad_rows())?.with_max_line_bytes(corpus.max_line_bytes());
         let mut before = (0, 0, 0);
@@ -118,4 +116,24 @@ impl Tokenize {
         let stop = advance(&|total| total.n_files_done += 1);
         if stop.is_break() { Err(Error::Cancelled) } else { Ok(manifest) }
     }
+}
+
+/// What was made of an input before, where all of it is there.
+fn finished(
+    path: &Path,
+    input: &InputFile,
+    bad_rows: BadRows,
+    settings: &Settings,
+) -> Result<Option<Manifest>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let manifest = Manifest::read(path)?;
+    let is_same = matches!(&manifest.inputs[..], [before] if input.is_still(before));
+    let was_refused = bad_rows == BadRows::Error && manifest.counts.n_bad_rows > 0;
+    if !is_same || was_refused || manifest.settings != *settings {
+        return Err(Error::OtherOutput { path: path.to_owned() });
+    }
+    let folder = path.parent().unwrap_or(Path::new("."));
+    Ok(manifest.has_outputs(folder).then_some(manifest))
 }

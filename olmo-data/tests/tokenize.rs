@@ -245,6 +245,31 @@ fn files_are_tokenized_apart_and_work_goes_on_where_it_was_stopped() {
 }
 
 #[test]
+fn files_that_are_gone_are_made_again_and_changed_input_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let corpus = three_files(folder.path());
+    let tokenize = Tokenize::new(&tokenizer()).expect("ready");
+    let out = folder.path().join("tokens");
+    let run = || tokenize.run_by_file(&corpus, &out, &mut |_| ControlFlow::Continue(()));
+    let report = run().expect("run");
+    let tokens = std::fs::read(&report.files[1]).expect("tokens");
+    std::fs::remove_file(&report.files[1]).expect("removed");
+    std::fs::write(out.join(".tmp-olmo-killed"), "half").expect("written");
+    assert_eq!(run().expect("run again").n_tokens, report.n_tokens);
+    assert_eq!(std::fs::read(&report.files[1]).expect("made again"), tokens);
+    assert!(entries(&out).iter().all(|path| !path.ends_with(".tmp-olmo-killed")));
+
+    // Other text of the same length.
+    let input = &corpus.paths()[1];
+    let text = std::fs::read(input).expect("read");
+    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(10);
+    std::fs::write(input, text).expect("written");
+    let file = std::fs::File::options().append(true).open(input).expect("there");
+    file.set_modified(later).expect("set");
+    assert!(matches!(run(), Err(Error::OtherOutput { .. })));
+}
+
+#[test]
 fn a_shuffle_has_the_same_documents_in_an_order_of_its_seed() {
     let folder = tempfile::tempdir().expect("a folder");
     let tokenizer = tokenizer();

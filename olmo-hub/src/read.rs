@@ -61,6 +61,7 @@ impl ModelFolder {
 
     /// Opens a folder as far as it can be; what is wrong with its weights is added to `problems`.
     pub(crate) fn examine(dir: &Path, problems: &mut Vec<FolderProblem>) -> Result<Self> {
+        let dir = &linked(dir);
         let config_path = config_path(dir)?;
         let config = read_config(&config_path)?;
         let special = read_special(dir, &config.special)?;
@@ -79,7 +80,7 @@ impl ModelFolder {
     ///
     /// [`Error::NoModel`], and what [`HfConfig::read`] and [`HfConfig::read_yaml`] return.
     pub fn read_config(dir: impl AsRef<Path>) -> Result<HfConfig> {
-        read_config(&config_path(dir.as_ref())?)
+        read_config(&config_path(&linked(dir.as_ref()))?)
     }
 
     /// The folder.
@@ -318,11 +319,21 @@ fn config_path(dir: &Path) -> Result<PathBuf> {
         return Ok(json);
     }
     let newest = ["checkpoints/latest", "latest"].map(|name| dir.join(name));
-    let newest = newest.into_iter().find(|newest| newest.join("config.json").exists());
+    let newest = newest.into_iter().find(|newest| linked(newest).join("config.json").exists());
     if newest.is_none() && yaml.exists() {
         return Ok(yaml);
     }
     Err(Error::NoModel { path: dir.to_owned(), newest })
+}
+
+/// The folder that a path leads to. A run's `latest` is a file with a folder's name where links need
+/// privileges.
+pub fn linked(dir: &Path) -> PathBuf {
+    let is_link = dir.ends_with("latest") && dir.is_file();
+    match is_link.then(|| text_file::read_text(dir)) {
+        Some(Ok(name)) => dir.with_file_name(name.trim()),
+        _ => dir.to_owned(),
+    }
 }
 
 fn read_config(path: &Path) -> Result<HfConfig> {

@@ -49,6 +49,21 @@ pub fn write_tensors<'a, E: From<Error>>(
     metadata: &[(&str, &str)],
     mut bytes: impl FnMut(usize) -> Result<Cow<'a, [u8]>, E>,
 ) -> Result<(), E> {
+    write_tensors_in_parts(path, tensors, metadata, |index, put| Ok(put(&bytes(index)?)?))
+}
+
+/// As [`write_tensors`], of tensors that need not be in memory as a whole: `write(i, put)` gives the
+/// elements of tensor `i` to `put`, one part after another.
+///
+/// # Errors
+///
+/// As of [`write_tensors`], with what `write` returned.
+pub fn write_tensors_in_parts<E: From<Error>>(
+    path: &Path,
+    tensors: &[TensorSpec],
+    metadata: &[(&str, &str)],
+    mut write: impl FnMut(usize, &mut dyn FnMut(&[u8]) -> Result<(), Error>) -> Result<(), E>,
+) -> Result<(), E> {
     if let Some(name) = find_duplicate(tensors) {
         let problems = Problems(vec![format!("{name} is there twice, or reserved")]);
         return Err(Error::TensorFile { path: path.to_owned(), problems }.into());
@@ -56,13 +71,15 @@ pub fn write_tensors<'a, E: From<Error>>(
     write_atomic(path, |file| {
         file.put(&header_bytes(tensors, metadata))?;
         for (index, tensor) in tensors.iter().enumerate() {
-            let bytes = bytes(index)?;
-            let (found, expected) = (bytes.len(), tensor.n_bytes());
+            let (mut found, expected) = (0, tensor.n_bytes());
+            write(index, &mut |bytes| {
+                found += bytes.len();
+                file.put(bytes)
+            })?;
             if found != expected {
                 let (path, tensor) = (path.to_owned(), tensor.name.clone());
                 return Err(Error::TensorSize { path, tensor, found, expected }.into());
             }
-            file.put(&bytes)?;
         }
         Ok(())
     })

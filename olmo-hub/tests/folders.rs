@@ -111,6 +111,22 @@ fn every_folder_opens_in_its_dtype_and_loads_to_the_last_bit() {
     }
 }
 
+/// Where links need privileges, a run's `latest` is a file with the newest checkpoint's name.
+#[test]
+fn a_file_that_names_the_newest_checkpoint_leads_to_it() {
+    let Some(model) = folders().into_iter().next() else { return };
+    let run = tempfile::tempdir().unwrap();
+    let (newest, latest) = (run.path().join("step1-tokens2"), run.path().join("latest"));
+    std::fs::create_dir(&newest).unwrap();
+    for entry in std::fs::read_dir(&model).unwrap().map(Result::unwrap) {
+        std::fs::copy(entry.path(), newest.join(entry.file_name())).unwrap();
+    }
+    std::fs::write(&latest, "step1-tokens2").unwrap();
+    assert_eq!(ModelFolder::open(&latest).unwrap().path(), newest);
+    let read = |path| ModelFolder::read_config(path).unwrap();
+    assert_eq!(read(&latest), read(&model));
+}
+
 #[test]
 fn a_sharded_folder_is_the_model_it_was_cut_from() {
     let folders = folders();

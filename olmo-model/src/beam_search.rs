@@ -140,7 +140,9 @@ impl Transformer {
         let config = self.config();
         search.validate(config.vocab_size)?;
         self.check_prompt(prompt, config.max_sequence_length)?;
-        let (length, limit) = (prompt.len() + search.max_steps - 1, config.max_sequence_length);
+        // The last token is not run.
+        let length = prompt.len().saturating_add(search.max_steps - 1);
+        let limit = config.max_sequence_length;
         if length > limit {
             return Err(Error::SequenceTooLong { length, limit });
         }

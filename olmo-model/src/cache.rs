@@ -75,6 +75,8 @@ impl KvCache {
 
     /// The same, for rows of unequal length that end together: the first `padding[row]` places of
     /// a row hold no token. No other token sees them, and positions count from behind them.
+    ///
+    /// There is to be a number for each row.
     #[must_use]
     pub fn with_padding(mut self, padding: &[usize]) -> Self {
         self.padding = padding.iter().any(|&n| n > 0).then(|| padding.into());
@@ -87,6 +89,10 @@ impl KvCache {
     }
 
     /// Keeps the given rows, in the given order, of which some may be the same.
+    ///
+    /// # Panics
+    ///
+    /// Where there is no such row.
     pub fn select(&mut self, rows: &[usize]) {
         let Some(first) = self.layers.first().and_then(|layer| layer.keys.as_ref()) else { return };
         let indices = rows.iter().map(|&row| row as i64);
@@ -172,7 +178,12 @@ impl KvCache {
         Ok(())
     }
 
-    pub(crate) fn layer(&mut self, layer: usize) -> &mut LayerCache {
+    /// Keys and values of one layer, for [`Block::forward`](crate::block::Block::forward).
+    ///
+    /// # Panics
+    ///
+    /// Where there are not so many layers.
+    pub fn layer(&mut self, layer: usize) -> &mut LayerCache {
         &mut self.layers[layer]
     }
 }

@@ -66,13 +66,14 @@ impl Transformer {
     /// # Errors
     ///
     /// [`Error::EmptyPrompt`], [`Error::TokenOutOfRange`], [`Error::SequenceTooLong`] where the
-    /// prompt alone fills the model's context, and [`Error::Sampling`].
+    /// prompt alone is longer than the model's context, and [`Error::Sampling`].
     pub fn generate(&self, prompt: &[u32], sampling: Sampling) -> Result<Generator<'_>, Error> {
         let limit = self.config().max_sequence_length;
         self.generate_up_to(prompt, sampling, limit)
     }
 
-    /// As [`generate`](Self::generate), with room for `capacity` tokens, the prompt included.
+    /// As [`generate`](Self::generate), with room for `capacity` tokens, the prompt included. The newest
+    /// token takes none: the model has not seen it.
     ///
     /// # Errors
     ///
@@ -100,6 +101,7 @@ impl Transformer {
     /// ```
     /// # use burn::tensor::Device;
     /// # use olmo_model::{InitConfig, Sampling, Transformer, presets};
+    /// # #[cfg(feature = "flex")]
     /// # fn main() -> Result<(), olmo_model::Error> {
     /// # let config = presets::small_olmo2(32, 2, 4, 100);
     /// # let model = Transformer::init(&config, &InitConfig::default(), 0, &Device::flex())?;
@@ -116,6 +118,8 @@ impl Transformer {
     /// }
     /// # Ok(())
     /// # }
+    /// # #[cfg(not(feature = "flex"))]
+    /// # fn main() {}
     /// ```
     ///
     /// # Errors
@@ -145,9 +149,11 @@ impl Transformer {
                 finished: max_new_tokens == 0,
             });
         }
+        let context = self.config().max_sequence_length;
         // The last token of a row is not run.
-        let room = max_new_tokens.min(self.config().max_sequence_length);
-        let cache = self.new_cache(rows.len(), longest + room).with_padding(&padding);
+        let run = |row: &Row| row.n_prompt.saturating_add(max_new_tokens.saturating_sub(1));
+        let room = rows.iter().map(|row| row.padding + run(row).min(context)).max();
+        let cache = self.new_cache(rows.len(), room.unwrap_or(longest)).with_padding(&padding);
         Ok(BatchGenerator { model: self, cache, rows, max_new_tokens, finished: false })
     }
 
@@ -207,6 +213,7 @@ impl Generator<'_> {
             self.cache.clear();
         }
         self.tokens = tokens.to_vec();
+        self.logits.clear();
         self.finished = false;
         Ok(self.cache.len())
     }

@@ -10,7 +10,7 @@ use rand_pcg::Pcg64;
 use serde::{Deserialize, Serialize};
 
 use crate::config::ModelConfig;
-use crate::error::Error;
+use crate::error::{ConfigProblems, Error, Problems};
 use crate::parameters::{Parameter, Role};
 use crate::transformer::Transformer;
 
@@ -82,6 +82,9 @@ fn default_std() -> f64 {
 /// The cut-off of the schemes that always truncate.
 const DEFAULT_CUTOFF: f64 = 3.0;
 
+/// The smallest cut-off: within it lies one draw of thirteen.
+const LEAST_CUTOFF: f64 = 0.1;
+
 impl Default for InitConfig {
     fn default() -> Self {
         Self::Normal { std: default_std(), cutoff: Some(DEFAULT_CUTOFF), embedding_std: None }
@@ -89,6 +92,32 @@ impl Default for InitConfig {
 }
 
 impl InitConfig {
+    /// Checks the numbers.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigProblems`] that name every one that nothing can be drawn with.
+    pub fn validate(&self) -> Result<(), ConfigProblems> {
+        let mut problems = Problems::default();
+        let (std, cutoff, embedding_std) = match *self {
+            Self::Normal { std, cutoff, embedding_std }
+            | Self::FullMegatron { std, cutoff, embedding_std, .. } => {
+                (Some(std), cutoff, embedding_std)
+            }
+            Self::Mitchell { cutoff, embedding_std } => (None, cutoff, embedding_std),
+        };
+        let spreads = [("init.std", std), ("init.embedding_std", embedding_std)];
+        for (field, std) in spreads.into_iter().filter_map(|(field, std)| Some((field, std?))) {
+            problems.positive_real(field, std);
+        }
+        // What lies outside is drawn again, which would take for ever.
+        if let Some(cutoff) = cutoff.filter(|&cutoff| cutoff.is_nan() || cutoff < LEAST_CUTOFF) {
+            let expected = format!("a number of standard deviations of at least {LEAST_CUTOFF}");
+            problems.push("init.cutoff", cutoff, expected);
+        }
+        problems.into_result()
+    }
+
     /// What `parameter` of a model of architecture `config` is drawn from.
     pub fn initial(&self, config: &ModelConfig, parameter: &Parameter) -> Initial {
         if parameter.role == Role::Norm {
@@ -176,13 +205,14 @@ impl Transformer {
     ///
     /// # Errors
     ///
-    /// As [`Transformer::build`].
+    /// As [`InitConfig::validate`] and [`Transformer::build`].
     pub fn init(
         config: &ModelConfig,
         init: &InitConfig,
         seed: u64,
         device: &Device,
     ) -> Result<Self, Error> {
+        init.validate()?;
         Self::build(config, device, |parameter| {
             let initial = init.initial(config, parameter);
             let values = initial.draw(parameter.n_elements(), seed, &parameter.path);
@@ -210,6 +240,25 @@ mod tests {
         let (mean, std) = moments(&cut);
         assert!(mean.abs() < 2e-4 && (std / 0.02 - 0.5397).abs() < 0.01, "{mean} {std}");
         assert!(cut.iter().all(|x| x.abs() <= 0.02));
+    }
+
+    #[test]
+    fn numbers_that_nothing_can_be_drawn_with_are_refused() {
+        let normal = |std, cutoff, embedding_std| InitConfig::Normal { std, cutoff, embedding_std };
+        for (init, problem) in [
+            (normal(-0.02, None, None), "init.std is -0.02, expected a positive finite number"),
+            (normal(f64::NAN, None, None), "init.std is NaN"),
+            (normal(0.02, Some(0.0), None), "init.cutoff is 0, expected a number of standard"),
+            (normal(0.02, Some(f64::NAN), None), "init.cutoff is NaN"),
+            (normal(0.02, None, Some(0.0)), "init.embedding_std is 0"),
+            (InitConfig::Mitchell { cutoff: Some(-1.0), embedding_std: None }, "init.cutoff is -1"),
+        ] {
+            let found = init.validate().expect_err(problem).to_string();
+            assert!(found.contains(problem), "{found}");
+            let model = crate::presets::small_olmo2(32, 1, 4, 100);
+            assert!(Transformer::init(&model, &init, 0, &Device::default()).is_err());
+        }
+        assert_eq!(InitConfig::default().validate(), Ok(()));
     }
 
     #[test]

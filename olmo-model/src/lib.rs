@@ -23,6 +23,7 @@
 //! use burn::tensor::{Device, Int, Tensor};
 //! use olmo_model::{InitConfig, Sampling, Transformer, presets};
 //!
+//! # #[cfg(feature = "flex")]
 //! # fn main() -> Result<(), olmo_model::Error> {
 //! let device = Device::flex();
 //! // Width 32, 2 layers, 4 heads, 100 tokens.
@@ -37,7 +38,13 @@
 //! assert_eq!(new?.len(), 8);
 //! # Ok(())
 //! # }
+//! # #[cfg(not(feature = "flex"))]
+//! # fn main() {}
 //! ```
+//!
+//! Tensors and devices are those of the burn that this crate was built with, which is [`olmo_model::burn`](burn).
+
+pub use burn;
 
 pub mod attention;
 pub mod backward;

@@ -120,6 +120,10 @@ impl Linear {
     ///
     /// - input: `[batch, seq, d_in]`
     /// - output: `[batch, seq, d_out]`
+    ///
+    /// # Panics
+    ///
+    /// When the last dimension is not `d_in`.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         self.weight.apply(x)
     }
@@ -163,6 +167,10 @@ impl Embedding {
     ///
     /// - input: `[batch, seq]`
     /// - output: `[batch, seq, d_model]`
+    ///
+    /// # Panics
+    ///
+    /// When a token has no row.
     pub fn forward(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
         match &self.weight {
             Matrix::Dense(weight) => burn::tensor::module::embedding(weight.val(), tokens),
@@ -170,9 +178,11 @@ impl Embedding {
                 let [batch, seq] = tokens.dims();
                 let ids: Vec<usize> =
                     tokens.into_data().iter::<i64>().map(|id| id as usize).collect();
+                let [vocab_size, d_model] = weight.shape();
+                let last = ids.iter().max().copied().unwrap_or(0);
+                assert!(last < vocab_size, "token {last} of a vocabulary of {vocab_size}");
                 let rows = weight.rows(ids.into_iter());
                 let x = Tensor::<2>::from_data(rows, (weight.device(), weight.dtype()));
-                let [_, d_model] = weight.shape();
                 x.reshape([batch, seq, d_model])
             }
         }

@@ -194,7 +194,7 @@ impl Transformer {
     ///
     /// # Panics
     ///
-    /// When there are more or fewer labels.
+    /// When there are more or fewer labels, or a token or label is not below `vocab_size`.
     pub fn loss(&self, tokens: Tensor<2, Int>, labels: &Labels, z_loss: f64) -> LossSums {
         let hidden = self.hidden(tokens, None).expect("only a cache can be too short");
         self.loss_of_hidden(hidden, labels, z_loss)

@@ -25,6 +25,10 @@ impl Norm {
     /// # Shapes
     ///
     /// - input and output: `[batch, seq, size]`
+    ///
+    /// # Panics
+    ///
+    /// When the last dimension is not `size`.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         match (self.config, &self.weight) {
             (NormConfig::RmsNorm { eps, cast }, Some(weight)) => {

@@ -160,7 +160,7 @@ fn put<const N: usize>(
 }
 
 fn q8_block(block: &[f32; BLOCK]) -> ([u8; BLOCK], bf16) {
-    let largest = block.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
+    let largest = block.iter().fold(0.0, larger).abs();
     let scale = away_from_zero(largest / 127.0);
     let inverse = inverse(scale);
     let mut bytes = [0; BLOCK];
@@ -171,7 +171,7 @@ fn q8_block(block: &[f32; BLOCK]) -> ([u8; BLOCK], bf16) {
 }
 
 fn q4_block(block: &[f32; BLOCK]) -> ([u8; BLOCK / 2], bf16) {
-    let largest = block.iter().fold(0.0_f32, |max, x| if x.abs() > max.abs() { *x } else { max });
+    let largest = block.iter().fold(0.0, larger);
     let scale = away_from_zero(largest / -8.0);
     let inverse = inverse(scale);
     let number =
@@ -182,6 +182,12 @@ fn q4_block(block: &[f32; BLOCK]) -> ([u8; BLOCK / 2], bf16) {
         *byte = number(*low) | (number(*high) << 4);
     }
     (bytes, scale)
+}
+
+/// The one of larger magnitude, of equal ones the first. Magnitudes are ordered as their bits are, with what
+/// is no number above all.
+fn larger(a: f32, b: &f32) -> f32 {
+    if b.abs().to_bits() > a.abs().to_bits() { *b } else { a }
 }
 
 /// The nearest whole number of one below 2^22 in magnitude, of two the even one; 0 for NaN. Adding
@@ -195,6 +201,9 @@ fn nearest(x: f32) -> i32 {
 
 /// The next bf16 that is no nearer to zero, so that the largest element is not cut off.
 fn away_from_zero(x: f32) -> bf16 {
+    if x.is_nan() {
+        return bf16::NAN;
+    }
     let bits = x.to_bits();
     let cut = (bits >> 16) as u16;
     bf16::from_bits(if bits.trailing_zeros() >= 16 { cut } else { cut + 1 })
@@ -235,6 +244,21 @@ mod tests {
                 for (x, y) in block.iter().zip(found) {
                     assert!((x - y).abs() <= allowed, "{quantization:?}: {x} became {y}");
                 }
+            }
+        }
+    }
+
+    /// Weights that are no numbers are not to become some.
+    #[test]
+    fn what_is_no_number_stays_none() {
+        for quantization in [Quantization::Q8, Quantization::Q4] {
+            for payload in [f32::NAN, -f32::NAN, f32::from_bits(0x7FFF_FFFF)] {
+                let mut block = [0.5; BLOCK];
+                block[7] = payload;
+                let matrix =
+                    PackedMatrix::quantized(&block, [1, BLOCK], quantization, &Device::flex());
+                let found = matrix.expect("a whole block").unpacked();
+                assert!(found.iter::<f32>().all(f32::is_nan), "{quantization:?} {payload}");
             }
         }
     }

@@ -109,8 +109,10 @@ impl Sampling {
     ///
     /// # Errors
     ///
-    /// [`Error::NonFiniteLogits`] where the logits are no distribution.
+    /// [`Error::NonFiniteLogits`] where the logits are no distribution, and those of
+    /// [`validate`](Self::validate).
     pub fn distribution(&self, tokens: &[u32], logits: &[f32]) -> Result<Vec<(u32, f64)>, Error> {
+        self.validate()?;
         let logits = self.penalised(tokens, logits);
         let best = argmax(&logits).ok_or(Error::NonFiniteLogits)?;
         if self.temperature == 0.0 {

@@ -144,6 +144,11 @@ impl Transformer {
     /// # Errors
     ///
     /// [`Error::SequenceTooLong`] where the tokens do not fit the cache.
+    ///
+    /// # Panics
+    ///
+    /// Where a token is not below `vocab_size` ([`check_tokens`](Self::check_tokens) says so before), and
+    /// where the cache is for another number of rows.
     pub fn forward(
         &self,
         tokens: Tensor<2, Int>,
@@ -157,6 +162,11 @@ impl Transformer {
     /// # Errors
     ///
     /// [`Error::SequenceTooLong`] where the tokens do not fit the cache.
+    ///
+    /// # Panics
+    ///
+    /// Where a token is not below `vocab_size` ([`check_tokens`](Self::check_tokens) says so before), and
+    /// where the cache is for another number of rows.
     pub fn hidden(
         &self,
         tokens: Tensor<2, Int>,

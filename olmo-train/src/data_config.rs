@@ -166,6 +166,11 @@ impl DataConfig {
         };
         let seq = self.sequence_length;
         check(seq >= 2, format!("data.sequence_length is {seq}, expected at least 2"));
+        let depth = self.prefetch;
+        check(
+            depth <= MAX_PREFETCH,
+            format!("data.prefetch is {depth}, expected at most {MAX_PREFETCH} batches"),
+        );
         let is_mixture = matches!(self.dataset, DatasetConfig::FslMixture { .. });
         check(
             is_mixture || !self.paths.is_empty(),
@@ -229,6 +234,9 @@ impl DataConfig {
         problems
     }
 }
+
+/// Batches read ahead at most: each has a place from the beginning.
+const MAX_PREFETCH: usize = 1024;
 
 fn default_prefetch() -> usize {
     2

@@ -102,11 +102,13 @@ impl MetricsFile {
         let io = |source| Error::Io { path: path.to_owned(), source };
         let old = if path.exists() { fs::read_to_string(path).map_err(io)? } else { String::new() };
         let kwh = old.lines().filter_map(kwh_of).fold(0.0, f64::max);
-        // A line cut short by a crash does not parse, and goes with the steps beyond.
-        let kept: String = old
-            .split_inclusive('\n')
-            .take_while(|line| step_of(line).is_some_and(|step| step <= last_step))
-            .collect();
+        // A last line cut short by a crash does not parse, and goes with the steps beyond; another that
+        // does not is no reason to lose what stands behind it.
+        let is_kept = |line: &&str| match step_of(line) {
+            Some(step) => step <= last_step,
+            None => line.ends_with('\n'),
+        };
+        let kept: String = old.split_inclusive('\n').filter(is_kept).collect();
         if kept.len() != old.len() {
             write_atomic(path, |file| file.put(kept.as_bytes()))?;
         }
@@ -124,6 +126,15 @@ impl MetricsFile {
             .map_err(|source| Error::Io { path: folder.to_owned(), source })?;
         self.board = Some(board);
         Ok(self)
+    }
+
+    /// Whether the last line is one of `step` that has no scores, where there may have been none to take.
+    pub(crate) fn lacks_scores(&self, step: u64) -> Result<bool, Error> {
+        let text = fs::read_to_string(&self.path).map_err(self.io())?;
+        let last = text.lines().next_back().filter(|line| step_of(line) == Some(step));
+        let fields: Option<Map<String, Value>> =
+            last.and_then(|line| serde_json::from_str(line).ok());
+        Ok(fields.is_some_and(|fields| !fields.keys().any(|name| name.starts_with("eval/"))))
     }
 
     /// Energy of all steps that were made before, those that were lost included.
@@ -283,6 +294,20 @@ mod tests {
         assert_eq!(serde_json::from_str::<StepMetrics>(last).expect("ours"), metrics(4));
         assert!(last.contains("\"train/CrossEntropyLoss\":1.5"));
         assert!(last.contains("\"eval/held-out/CrossEntropyLoss\":2.5"));
+    }
+
+    #[test]
+    fn a_damaged_line_costs_no_other() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("metrics.jsonl");
+        let mut file = MetricsFile::open_after(&path, 0).expect("new");
+        (1..=3).for_each(|step| file.append(&metrics(step), &BTreeMap::new()).expect("writable"));
+        let text = fs::read_to_string(&path).expect("there");
+        fs::write(&path, format!("\n{text}")).expect("writable");
+        MetricsFile::open_after(&path, 2).expect("there");
+        let text = fs::read_to_string(&path).expect("there");
+        let steps: Vec<_> = text.split_inclusive('\n').map(step_of).collect();
+        assert_eq!(steps, [None, Some(1), Some(2)]);
     }
 
     #[test]

@@ -47,6 +47,11 @@ pub trait Observer {
         let _ = path;
     }
 
+    /// An older checkpoint could not make way for one that was saved. It is tried again with the next.
+    fn on_prune_failed(&mut self, error: &Error) {
+        let _ = error;
+    }
+
     /// A checkpoint could not be saved. The run goes on and saves again when that is next due; two
     /// failures in a row end it.
     fn on_save_failed(&mut self, error: &Error) {

@@ -116,6 +116,11 @@ impl Trainer {
         if let Some(warmup_start) = start.rewarms_from {
             config.bolt_on_warmup(warmup_start);
         }
+        let last_step = config.last_step(global_step);
+        let was_due = !config.evaluators.is_empty()
+            && measure::is_due(config.eval_interval, global_step, last_step);
+        let measures_on_load =
+            config.eval_on_load || (was_due && metrics.lacks_scores(global_step)?);
         Ok(Self {
             groups: config.optimizer.groups(&config.model)?,
             loader: opened.loader(&config, total_tokens, start.loader)?,
@@ -125,12 +130,12 @@ impl Trainer {
             speedometer,
             faults: Faults::new(config.faults, start.spikes)?,
             sets,
-            measures_on_load: config.eval_on_load,
+            measures_on_load,
             total_tokens,
             saver: Saver::new(checkpoints, config.save_rules(), config.save_async, newest),
             averages: start.averages,
             warmup_start: start.rewarms_from,
-            last_step: config.last_step(global_step),
+            last_step,
             least_loss: f64::INFINITY,
             last_save_failed: false,
             set_aside,

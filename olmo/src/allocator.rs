@@ -24,7 +24,7 @@ pub(crate) fn keep_large_buffers() {
 /// second thread asks for memory has this effect.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub(crate) fn share_buffers() {
-    // SAFETY: as above; threads that have memory of their own keep it.
+    // SAFETY: the allocator may be set up at any time; threads that have memory of their own keep it.
     let _ = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 

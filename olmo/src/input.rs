@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use olmo_data::Tokenizer;
 #[cfg(feature = "net")]
 use olmo_hub::hub::{self, Repo};
-use olmo_hub::{Dtype, ModelFolder};
+use olmo_hub::{Dtype, ModelFolder, linked};
 use olmo_model::{Quantization, Transformer, check_dtype};
 
 use crate::device::DeviceName;
@@ -83,8 +83,9 @@ pub(crate) fn model_folder(model: &Path) -> Result<ModelFolder> {
 /// The folder of a model, which is pulled where it is the name of a repository.
 pub(crate) fn model_dir(model: &Path) -> Result<PathBuf> {
     if model.exists() {
-        ensure!(model.is_dir(), "{} is a file, expected a model folder", model.display());
-        return Ok(model.to_owned());
+        let dir = linked(model);
+        ensure!(dir.is_dir(), "{} is a file, expected a model folder", dir.display());
+        return Ok(dir);
     }
     #[cfg(feature = "net")]
     if let Some(repo) = as_repo(model) {

@@ -73,13 +73,15 @@ pub use olmo_train as train;
 
 /// What most programs need, for `use olmo::prelude::*`.
 pub mod prelude {
-    pub use burn::tensor::Device;
+    pub use burn::tensor::{Device, Int, Tensor};
     pub use olmo_data::{
-        ChatTemplate, Corpus, DataLoader, DataLoaderConfig, Message, SpecialTokens, TextStream,
-        TokenDataset, TokenDtype, TokenStream, Tokenizer,
+        BadRows, ChatTemplate, Corpus, DataLoader, DataLoaderConfig, LoaderState, Message,
+        SpecialTokens, TextStream, TokenDataset, TokenDtype, TokenStream, Tokenizer,
     };
     pub use olmo_eval::{FirstToken, Perplexity, PerplexityEval, TokenizedDocument};
     pub use olmo_hub::ModelFolder;
-    pub use olmo_model::{BeamSearch, ModelConfig, Sampling, Transformer, presets};
+    pub use olmo_model::{
+        BeamSearch, InitConfig, KvCache, ModelConfig, Sampling, Transformer, presets, token_tensor,
+    };
     pub use olmo_train::{Observer, Outcome, StepMetrics, TrainConfig, Trainer};
 }

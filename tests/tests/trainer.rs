@@ -3,16 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::tensor::Device;
 use olmo_data::rng::torch_permutation;
 use olmo_hub::{Dtype, HfExport, Special};
-use olmo_model::presets;
+use olmo_model::{Transformer, presets};
 use olmo_tests::{Golden, golden, hf_name, relative_difference, root, weights};
 use olmo_train::evaluation::EvaluatorConfig;
 use olmo_train::official::{self, Translation};
-use olmo_train::{Error, Observer, StepMetrics, TrainConfig, Trainer};
+use olmo_train::{Error, Evaluation, Observer, Outcome, StepMetrics, TrainConfig, Trainer};
 use serde_json::Value;
 
 /// Largest relative difference of a step's loss and z-loss. Measured: 3e-7.
@@ -157,6 +157,39 @@ fn a_run_that_goes_on_is_measured_before_its_next_step() {
     let metrics = folder.path().join("run/metrics.jsonl");
     let text = std::fs::read_to_string(metrics).expect("written");
     assert_eq!(text.lines().count(), 5, "a line a step:\n{text}");
+}
+
+/// Stops a run while it is measured.
+struct StopMeasuring<'a>(&'a AtomicBool);
+
+impl Observer for StopMeasuring<'_> {
+    fn evaluate(&mut self, _: u64, _: &Transformer) -> Evaluation {
+        self.0.store(true, Ordering::Relaxed);
+        Ok(BTreeMap::new())
+    }
+
+    fn on_scores(&mut self, step: u64, _: &BTreeMap<String, f64>) {
+        panic!("step {step} was not measured as a whole");
+    }
+}
+
+#[test]
+fn a_run_that_was_stopped_while_it_was_measured_is_measured_when_it_goes_on() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let stop = AtomicBool::new(false);
+    let outcome = trainer("rms", folder.path(), &["eval_interval=2"])
+        .run(&mut StopMeasuring(&stop), &stop)
+        .expect("saved");
+    assert_eq!(outcome, Outcome::Interrupted);
+    for (stop_after, measured) in [("stop_after=1", vec![2, 3]), ("stop_after=0", vec![])] {
+        let mut steps = Steps::default();
+        let mut trainer = trainer("rms", folder.path(), &["eval_interval=2", stop_after]);
+        trainer.run(&mut steps, &AtomicBool::new(false)).expect("runs");
+        assert_eq!(steps.scores.iter().map(|(step, _)| *step).collect::<Vec<_>>(), measured);
+    }
+    let text = std::fs::read_to_string(folder.path().join("run/metrics.jsonl")).expect("written");
+    let has_scores: Vec<bool> = text.lines().map(|line| line.contains("\"eval/")).collect();
+    assert_eq!(has_scores, [false, true, true]);
 }
 
 #[test]

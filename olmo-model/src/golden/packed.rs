@@ -46,6 +46,20 @@ fn packed_matrices_change_no_bit() {
     }
 }
 
+/// A packed model has no gradients, and on a device that records them it has a loss none the less.
+#[test]
+fn a_packed_model_has_a_loss_where_gradients_are_recorded() {
+    let (model, golden) = read("olmo2");
+    let rows = golden.integer_rows::<i64>("tokens");
+    let ids: Vec<u32> = rows.concat().into_iter().map(|id| id as u32).collect();
+    let labels = Labels::next_token(&ids, rows[0].len());
+    let packed = built(model.config(), &weights(&model), MatrixForm::Packed, DType::F32);
+    let expected = packed.loss(tokens(&rows), &labels, 0.0).into_values();
+    let leaves = crate::walk::leaves(&packed, burn::tensor::FloatDType::F32);
+    let found = leaves.loss(tokens(&rows).autodiff(), &labels, 0.0).into_values();
+    assert_eq!(found.cross_entropy.to_bits(), expected.cross_entropy.to_bits());
+}
+
 /// Computing in f32 with matrices that are held narrower gives what wide ones give.
 #[test]
 fn widened_matrices_change_no_bit() {

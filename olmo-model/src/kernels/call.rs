@@ -13,11 +13,15 @@ use crate::packed::PackedMatrix;
 /// `x` times the transpose of `weight`: `[batch, seq, d_in]` and `[d_out, d_in]` give
 /// `[batch, seq, d_out]`.
 pub(crate) fn linear(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
+    check_width(&x, weight.dims()[1]);
     Tensor::from_dispatch(Dispatch::olmo_linear(x.into_dispatch(), weight.into_dispatch()))
 }
 
 /// [`linear`] with each of three weights.
 pub(crate) fn three_linears(x: Tensor<3>, weights: [Tensor<2>; 3]) -> [Tensor<3>; 3] {
+    for weight in &weights {
+        check_width(&x, weight.dims()[1]);
+    }
     let [a, b, c] = weights.map(Tensor::into_dispatch);
     let (a, b, c) = Dispatch::olmo_three_linears(x.into_dispatch(), a, b, c);
     [a, b, c].map(Tensor::from_dispatch)
@@ -25,17 +29,24 @@ pub(crate) fn three_linears(x: Tensor<3>, weights: [Tensor<2>; 3]) -> [Tensor<3>
 
 /// `silu(x gateᵀ) * (x upᵀ)`: as [`linear`] twice and [`swiglu`].
 pub(crate) fn gated_linear(x: Tensor<3>, gate: Tensor<2>, up: Tensor<2>) -> Tensor<3> {
+    for weight in [&gate, &up] {
+        check_width(&x, weight.dims()[1]);
+    }
     let (gate, up) = (gate.into_dispatch(), up.into_dispatch());
     Tensor::from_dispatch(Dispatch::olmo_gated_linear(x.into_dispatch(), gate, up))
 }
 
 /// [`linear`] with a packed weight.
 pub(crate) fn packed_linear(x: Tensor<3>, weight: &PackedMatrix) -> Tensor<3> {
+    check_width(&x, weight.shape()[1]);
     Tensor::from_dispatch(Dispatch::olmo_packed_linear(x.into_dispatch(), weight.clone()))
 }
 
 /// [`three_linears`] with packed weights.
 pub(crate) fn three_packed_linears(x: Tensor<3>, weights: [&PackedMatrix; 3]) -> [Tensor<3>; 3] {
+    for weight in weights {
+        check_width(&x, weight.shape()[1]);
+    }
     let weights = weights.map(PackedMatrix::clone);
     let (a, b, c) = Dispatch::olmo_three_packed_linears(x.into_dispatch(), weights);
     [a, b, c].map(Tensor::from_dispatch)
@@ -47,8 +58,17 @@ pub(crate) fn packed_gated_linear(
     gate: &PackedMatrix,
     up: &PackedMatrix,
 ) -> Tensor<3> {
+    for weight in [gate, up] {
+        check_width(&x, weight.shape()[1]);
+    }
     let (gate, up) = (gate.clone(), up.clone());
     Tensor::from_dispatch(Dispatch::olmo_packed_gated_linear(x.into_dispatch(), gate, up))
+}
+
+/// Panics unless rows of `x` are as long as those of a weight: the CPU's kernels go by the length of one.
+fn check_width(x: &Tensor<3>, d_in: usize) {
+    let [_, _, width] = x.dims();
+    assert_eq!(width, d_in, "rows of {width} elements and a weight for rows of {d_in}");
 }
 
 /// Whether a device multiplies packed matrices as they are.
@@ -104,6 +124,7 @@ pub(crate) fn layer_norm(x: Tensor<3>, eps: f64) -> Tensor<3> {
 /// RMS norm over the last dimension, computed in f32; `cast_first` returns to the dtype of `x`
 /// before the product with `weight`.
 pub(crate) fn rms_norm(x: Tensor<3>, weight: Tensor<1>, eps: f64, cast_first: bool) -> Tensor<3> {
+    check_width(&x, weight.dims()[0]);
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
     Tensor::from_dispatch(Dispatch::olmo_rms_norm(x, weight, eps, cast_first))
 }

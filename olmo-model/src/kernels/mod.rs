@@ -6,7 +6,7 @@
 //! interface; the rest of the crate calls nothing else that is backend-specific.
 
 #![cfg_attr(
-    not(any(feature = "flex", feature = "cube", feature = "tch")),
+    not(any(feature = "flex", feature = "_cube", feature = "tch")),
     allow(unused_variables, dead_code, reason = "without a backend the dispatch has no arms")
 )]
 
@@ -50,8 +50,8 @@ pub(crate) use cross_entropy::loss_chunks;
     Autodiff,
     Flex: cfg(feature = "flex"),
     LibTorch: cfg(feature = "tch"),
-    Cube: cfg(feature = "cube"),
-    Fusion: cfg(feature = "fusion")
+    Cube: cfg(feature = "_cube"),
+    Fusion: cfg(feature = "_fusion")
 )]
 pub(crate) trait Kernels: Backend {
     #[fusion(default)]
@@ -309,7 +309,7 @@ pub(crate) trait Kernels: Backend {
 #[allow(deprecated, reason = "burn marks its LibTorch backend as deprecated; we still offer it")]
 impl Kernels for burn::backend::LibTorch {}
 
-#[cfg(feature = "cube")]
+#[cfg(feature = "_cube")]
 impl Kernels for burn::backend::Cube {}
 
 /// How the device stores truth values: GPUs have no type of one byte for them.

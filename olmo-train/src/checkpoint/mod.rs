@@ -31,7 +31,7 @@ pub(crate) use load::{read_optimizer, read_state};
 pub use manifest::{FileRecord, Manifest};
 pub use rules::{Kept, OnDamage, SaveRules};
 pub use save::{Contents, save};
-pub use saver::Saver;
+pub use saver::{Saved, Saver};
 
 /// The trainer's state beside weights and optimizer state.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -23,7 +23,16 @@ pub struct Saver {
 #[derive(Debug)]
 struct UnderWay {
     step: u64,
-    thread: JoinHandle<Result<PathBuf, Error>>,
+    thread: JoinHandle<Result<Saved, Error>>,
+}
+
+/// A checkpoint that is there.
+#[derive(Debug)]
+pub struct Saved {
+    /// Its folder.
+    pub path: PathBuf,
+    /// Why older ones, which were to make way, did not.
+    pub not_pruned: Option<Error>,
 }
 
 impl Saver {
@@ -60,8 +69,8 @@ impl Saver {
             .name("checkpoint".to_owned())
             .spawn(move || {
                 let path = save(&checkpoints, contents)?;
-                rules.prune(&checkpoints)?;
-                Ok(path)
+                let not_pruned = rules.prune(&checkpoints).err();
+                Ok(Saved { path, not_pruned })
             })
             .map_err(|source| Error::Io { path: self.checkpoints.clone(), source })?;
         self.under_way = Some(UnderWay { step, thread });
@@ -70,21 +79,21 @@ impl Saver {
 
     /// What came of the save under way, `None` where there is none or it is not done yet. One that
     /// is not to be in the background is waited for.
-    pub fn poll(&mut self) -> Option<Result<PathBuf, Error>> {
+    pub fn poll(&mut self) -> Option<Result<Saved, Error>> {
         let is_done = |under_way: &UnderWay| !self.in_background || under_way.thread.is_finished();
         if self.under_way.as_ref().is_some_and(is_done) { self.wait() } else { None }
     }
 
     /// Waits for the save under way; `None` where there is none.
-    pub fn wait(&mut self) -> Option<Result<PathBuf, Error>> {
+    pub fn wait(&mut self) -> Option<Result<Saved, Error>> {
         let UnderWay { step, thread } = self.under_way.take()?;
         let result = thread.join().unwrap_or_else(|_| {
             // The panic's message is on standard error already.
             let message = "the thread that saves has panicked".to_owned();
             Err(Error::Checkpoint { path: self.checkpoints.clone(), message })
         });
-        if let Ok(path) = &result {
-            self.newest = Some((step, path.clone()));
+        if let Ok(saved) = &result {
+            self.newest = Some((step, saved.path.clone()));
         }
         Some(result)
     }

@@ -70,6 +70,7 @@ impl TrainConfig {
                 self.model.max_sequence_length
             ));
         }
+        problems.extend(self.init.validate().err().map(|error| error.to_string()));
         let Self { evaluators, eval_interval, eval_on_load, .. } = self;
         problems.extend(evaluation::problems(evaluators, *eval_interval, *eval_on_load));
         problems.extend(self.faults.problems());

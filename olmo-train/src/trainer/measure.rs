@@ -1,14 +1,15 @@
 //! Measuring a run on the way: when, what by the trainer, what by who watches it.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Trainer;
 use crate::error::Error;
 use crate::observer::Observer;
 
 impl Trainer {
-    /// Measures what the run goes on from, once, where the configuration says so.
+    /// Measures what the run goes on from, once, where the configuration says so, or where the run was
+    /// stopped while it measured.
     pub(super) fn measure_on_load(
         &mut self,
         observer: &mut dyn Observer,
@@ -31,16 +32,15 @@ impl Trainer {
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<BTreeMap<String, f64>, Error> {
-        let step = self.global_step;
-        match self.config.eval_interval {
-            Some(interval) if step.is_multiple_of(interval) || step == self.last_step => {
-                self.measure(observer, stop)
-            }
-            _ => Ok(BTreeMap::new()),
+        if is_due(self.config.eval_interval, self.global_step, self.last_step) {
+            self.measure(observer, stop)
+        } else {
+            Ok(BTreeMap::new())
         }
     }
 
-    /// The scores of all sets; none where `stop` is set on the way, since the run then saves first.
+    /// The scores of all sets; none where `stop` is set on the way: the run then saves, and measures when
+    /// it goes on.
     fn measure(
         &self,
         observer: &mut dyn Observer,
@@ -51,6 +51,11 @@ impl Trainer {
         let of_tokens = self.sets.measure(model, stop).map_err(|error| failed(error.into()))?;
         let Some(mut scores) = of_tokens else { return Ok(BTreeMap::new()) };
         scores.extend(observer.evaluate(step, model).map_err(failed)?);
-        Ok(scores)
+        Ok(if stop.load(Ordering::Relaxed) { BTreeMap::new() } else { scores })
     }
+}
+
+/// Whether a step is one of `eval_interval`, or the last.
+pub(super) fn is_due(eval_interval: Option<u64>, step: u64, last_step: u64) -> bool {
+    eval_interval.is_some_and(|interval| step.is_multiple_of(interval) || step == last_step)
 }

@@ -1,9 +1,7 @@
 //! Saving a run on the way and at its end.
 
-use std::path::PathBuf;
-
 use super::Trainer;
-use crate::checkpoint::{Contents, Kept, STATE_VERSION, TrainState};
+use crate::checkpoint::{Contents, Kept, STATE_VERSION, Saved, TrainState};
 use crate::error::Error;
 use crate::observer::Observer;
 
@@ -37,7 +35,7 @@ impl Trainer {
         if !self.saver.has(self.global_step) {
             self.saver.begin(self.contents(kept))?;
             if let Some(saved) = self.saver.wait() {
-                observer.on_checkpoint(&saved?);
+                tell(&saved?, observer);
             }
         }
         Ok(())
@@ -45,12 +43,12 @@ impl Trainer {
 
     pub(super) fn report_saved(
         &mut self,
-        saved: Result<PathBuf, Error>,
+        saved: Result<Saved, Error>,
         observer: &mut dyn Observer,
     ) -> Result<(), Error> {
         let failed_before = std::mem::replace(&mut self.last_save_failed, saved.is_err());
         match saved {
-            Ok(path) => observer.on_checkpoint(&path),
+            Ok(saved) => tell(&saved, observer),
             Err(error) if failed_before => return Err(error),
             Err(error) => observer.on_save_failed(&error),
         }
@@ -78,5 +76,12 @@ impl Trainer {
             tokenizer: self.config.tokenizer.clone(),
             kept,
         }
+    }
+}
+
+fn tell(saved: &Saved, observer: &mut dyn Observer) {
+    observer.on_checkpoint(&saved.path);
+    if let Some(error) = &saved.not_pruned {
+        observer.on_prune_failed(error);
     }
 }

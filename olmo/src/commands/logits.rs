@@ -1,11 +1,10 @@
 //! `olmo logits`: the logits of token rows, as a safetensors file.
 
-use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
 use clap::Args;
-use olmo_hub::{Dtype, TensorSpec, write_tensors};
+use olmo_hub::{Dtype, TensorSpec, write_tensors_in_parts};
 use olmo_model::{Transformer, token_tensor};
 
 use crate::device::DeviceName;
@@ -45,13 +44,12 @@ impl Logits {
         let model = input::load(&folder, device, self.weights)?;
         let shape = vec![rows.len(), seq, vocab_size];
         let spec = TensorSpec { name: "logits".to_owned(), dtype: Dtype::F32, shape };
-        write_tensors(&self.out, &[spec], &[], |_| -> Result<_> {
-            let mut bytes = Vec::new();
-            // Row by row: only the logits of a batch need to be held, not its activations.
+        // Row by row, so that only the logits of one are held.
+        write_tensors_in_parts(&self.out, &[spec], &[], |_, put| -> Result<()> {
             for row in &rows {
-                append_logits(&model, row, &mut bytes)?;
+                put(&logits(&model, row)?)?;
             }
-            Ok(Cow::Owned(bytes))
+            Ok(())
         })
     }
 }
@@ -71,10 +69,9 @@ fn row_length(rows: &[Vec<u32>], path: &Path) -> Result<usize> {
     Ok(length)
 }
 
-/// Appends the logits of one row as little-endian f32.
-fn append_logits(model: &Transformer, row: &[u32], bytes: &mut Vec<u8>) -> Result<()> {
+/// The logits of one row as little-endian f32.
+fn logits(model: &Transformer, row: &[u32]) -> Result<Vec<u8>> {
     let tokens = token_tensor(row, [1, row.len()], &model.device());
     let logits = model.forward(tokens, None)?.into_data();
-    bytes.extend(logits.iter::<f32>().flat_map(f32::to_le_bytes));
-    Ok(())
+    Ok(logits.iter::<f32>().flat_map(f32::to_le_bytes).collect())
 }

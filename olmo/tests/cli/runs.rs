@@ -183,7 +183,22 @@ fn checkpoints_that_stay_are_pushed_as_branches() {
     let saved = fs::read(folder.path().join("run/checkpoints/latest/model.safetensors")).unwrap();
     let pushed = hub.files("me/tiny", "step8-tokens1024");
     assert!(pushed.iter().any(|(name, bytes)| name == "model.safetensors" && *bytes == saved));
+
+    // What a run that was killed had queued is sent when it starts again.
+    let queued = folder.path().join("run/checkpoints/.push-queued");
+    fs::create_dir(&queued).unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        let latest = folder.path().join("run/checkpoints/latest");
+        fs::copy(latest.join(name), queued.join(name)).unwrap();
+    }
+    train(&config, &overrides)
+        .env("HF_ENDPOINT", hub.endpoint())
+        .env("HF_TOKEN", "secret")
+        .assert()
+        .success();
+    let pushed = hub.files("me/tiny", "queued");
+    assert!(pushed.iter().any(|(name, bytes)| name == "model.safetensors" && *bytes == saved));
     let left = fs::read_dir(folder.path().join("run/checkpoints")).unwrap();
     let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
-    assert!(left.iter().all(|name| !name.to_string_lossy().starts_with(".tmp")), "{left:?}");
+    assert!(left.iter().all(|name| !name.to_string_lossy().starts_with('.')), "{left:?}");
 }

@@ -4,10 +4,10 @@ mod backward;
 
 use std::ops::Range;
 
-use burn::backend::Autodiff;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::ops::{Backward as _, OpsKind};
 use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Autodiff, AutodiffBackend as _};
 
 use self::backward::{
     Attention, CrossEntropy, Expert, LayerNorm, Linear, RmsNorm, Rotary, Seed, SumRows, Swiglu,
@@ -191,8 +191,19 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
         }
     }
 
-    // The parts below are only called on the inner backend, by the operations above.
+    /// Without a graph: cross-entropy is differentiated as a whole.
+    fn olmo_token_losses(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        z_loss: f64,
+        with_gradient: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let logits = logits.into_primitive();
+        let (sums, dlogits) = B::olmo_token_losses(logits, targets, z_loss, with_gradient);
+        (Self::from_inner(sums), Self::from_inner(dlogits))
+    }
 
+    // Only called on the inner backend, by the operations above.
     fn olmo_attention_backward(
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
@@ -201,14 +212,5 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
         _: AttentionSpan,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         unreachable!("only first-order gradients exist")
-    }
-
-    fn olmo_token_losses(
-        _: FloatTensor<Self>,
-        _: IntTensor<Self>,
-        _: f64,
-        _: bool,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        unreachable!("cross-entropy is differentiated as a whole")
     }
 }

@@ -79,7 +79,7 @@ struct Report {
 impl Prefill {
     pub(crate) fn run(&self, device: DeviceName) -> Result<()> {
         ensure!(self.tokens > 0, "--tokens is 0, expected at least 1");
-        let (folder, model) = self.model.open(device, self.tokens + 1)?;
+        let (folder, model) = self.model.open(device, self.tokens.saturating_add(1))?;
         let prompt = prompt(&model, self.tokens);
         let mut best = f64::INFINITY;
         for _ in 0..self.model.repeat {
@@ -99,7 +99,7 @@ impl Decode {
     pub(crate) fn run(&self, device: DeviceName) -> Result<()> {
         ensure!(self.context > 0, "--context is 0, expected at least 1");
         ensure!(self.tokens > 0, "--tokens is 0, expected at least 1");
-        let n_all = self.context + 2 + self.tokens;
+        let n_all = self.context.saturating_add(self.tokens).saturating_add(2);
         let (folder, model) = self.model.open(device, n_all)?;
         let prompt = prompt(&model, self.context);
         let mut best = f64::INFINITY;
@@ -115,9 +115,7 @@ impl Decode {
             }
             best = best.min(start.elapsed().as_secs_f64());
         }
-        let costs = Costs::new(folder.model_config());
-        let element = model.cache_dtype().size();
-        let cached = costs.kv_bytes_per_token(element) * (self.context + self.tokens / 2) as u64;
+        let cached = cached_bytes(&model, self.context + self.tokens / 2);
         let bytes = self.model.read_bytes(&folder, &model) + cached;
         self.model.report(&folder, &model, self.tokens as f64 / best, bytes)
     }
@@ -208,6 +206,15 @@ impl ModelArgs {
 /// Whether only rows of a matrix are read: an embedding that is not the output projection too.
 fn is_looked_up(parameter: &Parameter, config: &ModelConfig) -> bool {
     parameter.role == Role::Embedding && !config.weight_tying
+}
+
+/// Bytes of keys and values that a token reads after `n` others: a windowed layer reads no more than its
+/// window.
+fn cached_bytes(model: &Transformer, n: usize) -> u64 {
+    let config = model.config();
+    let tokens = (0..config.n_layers).map(|layer| config.window(layer).map_or(n, |w| n.min(w)));
+    let of_layer = Costs::new(config).kv_bytes_per_token(model.cache_dtype().size());
+    tokens.sum::<usize>() as u64 * of_layer / config.n_layers as u64
 }
 
 /// Any tokens do: the cost does not depend on which they are.

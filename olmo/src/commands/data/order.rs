@@ -155,12 +155,15 @@ impl Order {
         if longest != self.seq_len {
             dataset = dataset.with_max_target_sequence_length(longest)?;
         }
+        let global_batch_size = batch.checked_mul(self.seq_len).with_context(|| {
+            format!("--global-batch-size {batch} with --seq-len {} is too large", self.seq_len)
+        })?;
         let config = FslOrderConfig {
             seed: self.seed,
             epoch: self.epoch.unwrap_or(1),
             shuffle: true,
             chunk_size: longest / self.seq_len,
-            global_batch_size: batch * self.seq_len,
+            global_batch_size,
             sequence_length: self.seq_len,
         };
         let order = FslOrder::new(dataset.len(), &config)?;

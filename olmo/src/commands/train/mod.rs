@@ -22,7 +22,7 @@ pub(crate) use self::memory::OutOfMemory;
 use self::shown::Shown;
 use crate::device::DeviceName;
 use crate::interrupt::Interrupt;
-use crate::output;
+use crate::{failure, output};
 
 /// Train a model, or go on where an interrupted run stopped
 #[derive(Debug, Args)]
@@ -154,8 +154,18 @@ pub(super) fn run(trainer: &mut Trainer, interrupt: &Interrupt, json: bool) -> R
 }
 
 fn run_shown(trainer: &mut Trainer, interrupt: &Interrupt, mut shown: Shown) -> Result<()> {
-    let outcome = memory::explained(|| trainer.run(&mut shown, interrupt.flag()))?;
+    let outcome = memory::explained(|| trainer.run(&mut shown, interrupt.flag()));
+    // Also after an error: what is yet to be pushed is.
     let shown = shown.finish();
+    let outcome = match outcome {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            if let Err(also) = shown {
+                output::complain(&format!("warning: {}", failure::told(&also, ": ")));
+            }
+            return Err(error);
+        }
+    };
     match outcome {
         Outcome::Finished => {}
         Outcome::LossRose => {

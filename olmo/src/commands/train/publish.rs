@@ -16,6 +16,9 @@ use crate::commands::pull::with_revision;
 use crate::commands::push::card;
 use crate::{failure, output};
 
+/// What the links of a queued checkpoint begin with: they outlast a run that is killed.
+const QUEUED_PREFIX: &str = ".push-";
+
 /// Sends checkpoints one after the other on a thread of its own.
 #[derive(Debug)]
 pub(super) struct Publisher {
@@ -33,8 +36,9 @@ struct Queued {
 }
 
 impl Publisher {
-    /// Begins; nothing is asked of the Hub yet.
-    pub(super) fn start(config: &PushConfig) -> Result<Self> {
+    /// Begins with what a run that was killed had queued; nothing is asked of the Hub before a checkpoint
+    /// is there.
+    pub(super) fn start(config: &PushConfig, checkpoints: &Path) -> Result<Self> {
         let repo: Repo =
             config.repo.parse().with_context(|| format!("push.repo {:?}", config.repo))?;
         let settings = Settings::from_env();
@@ -56,12 +60,15 @@ impl Publisher {
                     output::complain(&format!("warning: {dir} is not pushed: {error}"));
                     failed.push(format!("olmo push {dir} {id} --revision {branch}"));
                 }
-                // What is left is known by its name, and goes when the run starts again.
+                // What cannot be removed is sent once more when the run starts again.
                 let _ = fs::remove_dir_all(&queued.links);
             }
             failed
         };
         let thread = thread::Builder::new().name("push".to_owned()).spawn(work)?;
+        for queued in Queued::left(checkpoints) {
+            queue.send(queued).map_err(|_| anyhow!("the thread that sends has ended"))?;
+        }
         Ok(Self { queue, thread })
     }
 
@@ -71,7 +78,7 @@ impl Publisher {
             return Ok(());
         }
         let name = checkpoint.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let links = checkpoint.with_file_name(format!("{TEMPORARY_PREFIX}push-{name}"));
+        let links = checkpoint.with_file_name(format!("{QUEUED_PREFIX}{name}"));
         link_files(checkpoint, &links).with_context(|| links.display().to_string())?;
         let queued = Queued { links, checkpoint: checkpoint.to_owned(), branch: name };
         self.queue.send(queued).map_err(|_| anyhow!("the thread that sends has ended"))
@@ -92,6 +99,22 @@ impl Publisher {
 }
 
 impl Queued {
+    /// Those of a run that was killed, oldest first.
+    fn left(checkpoints: &Path) -> Vec<Self> {
+        let entries = fs::read_dir(checkpoints).into_iter().flatten().flatten();
+        let mut left: Vec<Self> = entries
+            .filter_map(|entry| {
+                let name = entry.file_name().into_string().ok()?;
+                let branch = name.strip_prefix(QUEUED_PREFIX)?.to_owned();
+                Some(Self { links: entry.path(), checkpoint: checkpoints.join(&branch), branch })
+            })
+            .collect();
+        left.sort_by_cached_key(|queued| {
+            fs::metadata(&queued.links).and_then(|m| m.modified()).ok()
+        });
+        left
+    }
+
     fn push(&self, repo: &Repo, settings: &Settings, private: bool) -> Result<()> {
         let repo = with_revision(repo, Some(&self.branch))?;
         let folder = ModelFolder::open(&self.links)?;
@@ -109,18 +132,21 @@ impl Queued {
     }
 }
 
-/// The model's files, without the state of the training.
+/// The model's files, without the state of the training: all of them, or no folder of that name.
 fn link_files(from: &Path, to: &Path) -> std::io::Result<()> {
-    if to.exists() {
-        fs::remove_dir_all(to)?;
+    let part = from.with_file_name(format!("{TEMPORARY_PREFIX}push"));
+    for old in [&*part, to] {
+        if old.exists() {
+            fs::remove_dir_all(old)?;
+        }
     }
-    fs::create_dir(to)?;
+    fs::create_dir(&part)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;
-        let target = to.join(entry.file_name());
+        let target = part.join(entry.file_name());
         if entry.file_type()?.is_file() && fs::hard_link(entry.path(), &target).is_err() {
             fs::copy(entry.path(), &target)?;
         }
     }
-    Ok(())
+    fs::rename(&part, to)
 }

@@ -57,7 +57,10 @@ impl Shown {
         );
         let evaluators = Evaluators::open(config, interrupt)?;
         #[cfg(feature = "net")]
-        let publisher = config.push.as_ref().map(Publisher::start).transpose()?;
+        let publisher = match &config.push {
+            Some(push) => Some(Publisher::start(push, &config.save_folder.join("checkpoints"))?),
+            None => None,
+        };
         let plan = config.batch_plan();
         let bar = if tui {
             ProgressBar::hidden()
@@ -199,6 +202,10 @@ impl Observer for Shown {
 
     fn on_save_failed(&mut self, error: &olmo_train::Error) {
         self.say(&format!("warning: not saved, which is tried again: {error}"));
+    }
+
+    fn on_prune_failed(&mut self, error: &olmo_train::Error) {
+        self.say(&format!("warning: an older checkpoint is still there: {error}"));
     }
 
     fn on_skip(&mut self, notice: &str) {
