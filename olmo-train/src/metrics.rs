@@ -131,7 +131,8 @@ impl MetricsFile {
     /// Whether the last line is one of `step` that has no scores, where there may have been none to take.
     pub(crate) fn lacks_scores(&self, step: u64) -> Result<bool, Error> {
         let text = fs::read_to_string(&self.path).map_err(self.io())?;
-        let last = text.lines().next_back().filter(|line| step_of(line) == Some(step));
+        let last = text.split_inclusive('\n').next_back();
+        let last = last.filter(|line| step_of(line) == Some(step));
         let fields: Option<Map<String, Value>> =
             last.and_then(|line| serde_json::from_str(line).ok());
         Ok(fields.is_some_and(|fields| !fields.keys().any(|name| name.starts_with("eval/"))))
