@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::State;
 use super::http::{Reply, Request};
 use super::store::{Files, Repo};
+use super::xet;
 
 /// Answers a `GET` or `HEAD`.
 pub(super) fn get(state: &State, endpoint: &str, request: &Request) -> Reply {
@@ -21,9 +22,13 @@ pub(super) fn get(state: &State, endpoint: &str, request: &Request) -> Reply {
             Some(bytes) => Reply::new(200).with("etag", format!("\"{oid}\"")).file(bytes, request),
             None => Reply::new(404),
         },
+        ["cas", "v2", "reconstructions", file] => {
+            xet::reconstruction(state, endpoint, request, file)
+        }
+        ["xorbs", oid, index] => xet::xorb(state, request, oid, index),
         [owner, name, "resolve", revision, ref path @ ..] => {
             with_repo(state, request, owner, name, |repo, _| {
-                resolve(endpoint, request, repo, revision, &path.join("/"))
+                resolve(state, endpoint, request, repo, revision, &path.join("/"))
             })
         }
         _ => Reply::new(404),
@@ -52,7 +57,7 @@ fn with_repo(
     }
     match state.store.repos.get(&id) {
         Some(Repo { closed: Some(true), .. })
-            if !is_trusted && request.path.contains("/resolve/") =>
+            if !is_trusted && ["/resolve/", "/xet-"].iter().any(|of| request.path.contains(of)) =>
         {
             refuse(401, "GatedRepo", "Access to this model is restricted.")
         }
@@ -87,6 +92,10 @@ fn api(
     };
     match *rest {
         ["refs"] => refs(repo),
+        ["xet-read-token", _] => match state.xet {
+            Some(seconds) => xet::token(endpoint, seconds),
+            None => Reply::new(404),
+        },
         ["tree", revision, ..] => match repo.resolve(revision) {
             Some((_, files)) => tree(state, endpoint, request, files),
             None => missing(revision),
@@ -127,6 +136,9 @@ fn tree(state: &State, endpoint: &str, request: &Request, files: &Files) -> Repl
         });
         if let Some(oid) = &content.lfs {
             entry["lfs"] = json!({ "oid": oid, "size": content.bytes.len(), "pointerSize": 134 });
+            if state.xet.is_some() {
+                entry["xetHash"] = xet::name(oid).into();
+            }
         }
         entry
     });
@@ -141,7 +153,14 @@ fn tree(state: &State, endpoint: &str, request: &Request, files: &Files) -> Repl
 }
 
 /// A file: itself where it is small, and where it is otherwise.
-fn resolve(endpoint: &str, request: &Request, repo: &Repo, revision: &str, path: &str) -> Reply {
+fn resolve(
+    state: &State,
+    endpoint: &str,
+    request: &Request,
+    repo: &Repo,
+    revision: &str,
+    path: &str,
+) -> Reply {
     let Some((sha, files)) = repo.resolve(revision) else {
         return Reply::new(404).with("x-error-code", "RevisionNotFound");
     };
@@ -150,7 +169,9 @@ fn resolve(endpoint: &str, request: &Request, repo: &Repo, revision: &str, path:
     };
     let etag = format!("\"{}\"", content.etag());
     match &content.lfs {
+        // Where it is in the store too, as the Hub says here and the storage does not.
         Some(oid) => Reply::new(302)
+            .maybe("x-xet-hash", state.xet.map(|_| xet::name(oid)))
             .with("x-repo-commit", sha)
             .with("x-linked-size", content.bytes.len())
             .with("x-linked-etag", etag)

@@ -126,6 +126,13 @@ impl Reply {
         self
     }
 
+    pub(crate) fn maybe(self, name: &str, value: Option<String>) -> Self {
+        match value {
+            Some(value) => self.with(name, value),
+            None => self,
+        }
+    }
+
     pub(crate) fn with_body(mut self, body: &[u8]) -> Self {
         self.body = body.to_vec();
         self
