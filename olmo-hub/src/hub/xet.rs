@@ -12,6 +12,7 @@ use std::fs;
 use std::future::Future;
 use std::io::{self, Cursor, Read};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
@@ -34,6 +35,9 @@ const MOMENT: Duration = Duration::from_millis(100);
 /// A stream that fails tells its end first and the reason right after; asked between the two, it
 /// would never say it.
 const AFTERTHOUGHT: Duration = Duration::from_millis(1);
+
+/// Stores that were spoken to so far, so that two at once do not share folders.
+static N_GROUPS: AtomicU64 = AtomicU64::new(0);
 
 /// The way to the chunks of a repository, found when its first file is opened.
 #[derive(Default)]
@@ -60,10 +64,7 @@ impl Xet {
         let Store::Chunks(chunks) = self.store(download)? else { return Ok(None) };
         let info = XetFileInfo::new(hash.clone(), file.size);
         let stream = chunks.download_stream_blocking(info, Some(at..file.size));
-        let stream = stream.map_err(|error| HubError::Protocol {
-            url: download.url(file),
-            problem: error.to_string(),
-        })?;
+        let stream = stream.map_err(|error| HubError::Xet { problem: error.to_string() })?;
         let bytes = Chunks { next: Some(next(stream)), rest: Cursor::default() };
         Ok(Some(Body { begin: at, end: file.size, bytes: Box::new(bytes) }))
     }
@@ -84,26 +85,26 @@ impl Xet {
 fn find(download: &Download<'_>) -> Result<Store, HubError> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    struct Token {
+    struct Grant {
         access_token: String,
         exp: u64,
         cas_url: String,
     }
     let (client, repo) = (download.client, download.repo);
     let path = format!("/api/models/{}/xet-read-token/{}", repo.id(), download.commit);
-    let answer = client.get(&client.url(&path))?;
+    let url = client.url(&path);
+    let answer = client.get(&url)?;
     if answer.status == 404 && answer.header("x-error-code").is_none() {
         return Ok(Store::None);
     }
-    let answer = client.check(answer, repo)?;
-    let url = answer.url.clone();
-    let token: Token = answer.json()?;
-    group(client, &url, &token.cas_url, (token.access_token, token.exp))
+    let grant: Grant = client.check(answer, repo)?.json()?;
+    group(client, &url, &grant.cas_url, (grant.access_token, grant.exp))
         .map(Store::Chunks)
-        .map_err(|problem| HubError::Protocol { url, problem })
+        .map_err(|problem| HubError::Xet { problem })
 }
 
-/// What speaks to a store. `token` with the second of its end; `renewal` gives the next one.
+/// What speaks to a store. `token` with the second of its end; `renewal`, an address of the Hub, gives
+/// the next one, and is asked with the Hub's token, which stays behind at a redirect to elsewhere.
 fn group(
     client: &Client,
     renewal: &str,
@@ -120,7 +121,9 @@ fn group(
         for_hub.insert(header::AUTHORIZATION, value.map_err(|error| error.to_string())?);
     }
     // Its client makes folders for uploads wherever it is told to, and needs none of them here.
-    let folders = client.settings.cache.join(format!(".olmo-xet-{}", std::process::id()));
+    let number = N_GROUPS.fetch_add(1, Ordering::Relaxed);
+    let folders = format!(".olmo-xet-{}-{number}", std::process::id());
+    let folders = client.settings.cache.join(folders);
     let group = XetSessionBuilder::new_with_config(config(&client.settings))
         .with_cache_dir(&folders)
         .build()
