@@ -27,8 +27,9 @@ pub(super) fn get(state: &State, endpoint: &str, request: &Request) -> Reply {
         }
         ["xorbs", oid, index] => xet::xorb(state, request, oid, index),
         [owner, name, "resolve", revision, ref path @ ..] => {
-            with_repo(state, request, owner, name, |repo, _| {
-                resolve(state, endpoint, request, repo, revision, &path.join("/"))
+            with_repo(state, request, owner, name, |repo, id| {
+                let reply = resolve(endpoint, request, repo, revision, &path.join("/"));
+                xet::tell(state, endpoint, id, reply)
             })
         }
         _ => Reply::new(404),
@@ -153,14 +154,7 @@ fn tree(state: &State, endpoint: &str, request: &Request, files: &Files) -> Repl
 }
 
 /// A file: itself where it is small, and where it is otherwise.
-fn resolve(
-    state: &State,
-    endpoint: &str,
-    request: &Request,
-    repo: &Repo,
-    revision: &str,
-    path: &str,
-) -> Reply {
+fn resolve(endpoint: &str, request: &Request, repo: &Repo, revision: &str, path: &str) -> Reply {
     let Some((sha, files)) = repo.resolve(revision) else {
         return Reply::new(404).with("x-error-code", "RevisionNotFound");
     };
@@ -169,9 +163,7 @@ fn resolve(
     };
     let etag = format!("\"{}\"", content.etag());
     match &content.lfs {
-        // Where it is in the store too, as the Hub says here and the storage does not.
         Some(oid) => Reply::new(302)
-            .maybe("x-xet-hash", state.xet.map(|_| xet::name(oid)))
             .with("x-repo-commit", sha)
             .with("x-linked-size", content.bytes.len())
             .with("x-linked-etag", etag)

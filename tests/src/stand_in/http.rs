@@ -126,11 +126,9 @@ impl Reply {
         self
     }
 
-    pub(crate) fn maybe(self, name: &str, value: Option<String>) -> Self {
-        match value {
-            Some(value) => self.with(name, value),
-            None => self,
-        }
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.as_str())
     }
 
     pub(crate) fn with_body(mut self, body: &[u8]) -> Self {
