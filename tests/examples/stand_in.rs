@@ -1,8 +1,8 @@
 //! The stand-in for the Hugging Face Hub as a program, to try the command on:
 //!
 //! ```sh
-//! cargo run -p olmo-tests --example stand_in -- me/model@main=DIR [--token T] [--gated me/model] \
-//!     [--private me/model] [--moved me/model=me/new]
+//! cargo run -p olmo-tests --example stand_in -- me/model@main=DIR [--token T] [--xet] \
+//!     [--gated me/model] [--private me/model] [--moved me/model=me/new]
 //! ```
 //!
 //! It prints what to set, and serves until it is ended.
@@ -21,6 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
         match argument.as_str() {
             "--token" => hub.set_token(&value()?),
+            "--xet" => hub.set_xet(900),
             "--gated" => hub.close(&value()?, true),
             "--private" => hub.close(&value()?, false),
             "--moved" => {

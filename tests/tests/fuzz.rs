@@ -249,6 +249,7 @@ fn answers(name: &str, path: &str, corpus: &str) {
         offline: false,
         retry_delay: Duration::ZERO,
         n_workers: 1,
+        xet: true,
     };
     let stop = AtomicBool::new(false);
     fuzz(name, &[corpus], |bytes| {

@@ -13,7 +13,7 @@ use super::repo::Repo;
 use super::settings::Settings;
 
 /// How often a request is made that fails each time.
-const ATTEMPTS: u32 = 5;
+pub(super) const ATTEMPTS: u32 = 5;
 /// How many redirects are followed.
 const REDIRECTS: usize = 10;
 /// The most bytes of an answer that is read as a whole: a list of many files.
@@ -21,7 +21,8 @@ const MAX_JSON: u64 = 64 << 20;
 /// The longest wait that a busy server may ask for.
 const MAX_WAIT: Duration = Duration::from_mins(1);
 /// Silence after which a connection counts as cut.
-const SILENCE: Duration = Duration::from_secs(30);
+pub(super) const SILENCE: Duration = Duration::from_secs(30);
+pub(super) const USER_AGENT: &str = concat!("olmo/", env!("CARGO_PKG_VERSION"));
 
 /// What speaks to the Hub.
 #[derive(Debug)]
@@ -74,7 +75,7 @@ impl Answer {
 impl Client {
     pub(super) fn new(settings: Settings) -> Self {
         let config = Agent::config_builder()
-            .user_agent(concat!("olmo/", env!("CARGO_PKG_VERSION")))
+            .user_agent(USER_AGENT)
             // Redirects are followed here, so that the token goes to the Hub alone.
             .max_redirects(0)
             .max_redirects_will_error(false)

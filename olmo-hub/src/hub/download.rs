@@ -1,4 +1,4 @@
-//! One file from the Hub into the cache: in chunks, from where it was cut, checked by its hash.
+//! One file from the Hub into the cache: piece by piece, from where it was cut, checked by its hash.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
@@ -8,17 +8,16 @@ use std::thread::sleep;
 
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
-use ureq::SendBody;
 
 use super::cache::{RepoCache, create_parent};
-use super::client::{Client, Request, escaped};
+use super::client::Client;
 use super::error::HubError;
 use super::repo::Repo;
+#[cfg(feature = "xet")]
+use super::xet::Xet;
 use crate::error::{Error, Result};
 
-/// Bytes asked for at a time; a file is a row of such requests.
-const CHUNK: u64 = 64 << 20;
-/// Bytes read and written at a time, the most that is fetched twice.
+/// Bytes read and written at a time, the most of a range that is fetched twice.
 const BUFFER: usize = 1 << 16;
 /// Failures in a row without a byte between them.
 const FRUITLESS: u32 = 5;
@@ -29,6 +28,9 @@ pub(super) struct RemoteFile {
     pub(super) path: String,
     pub(super) size: u64,
     pub(super) hash: Hash,
+    /// Its name in the store of chunks, where it is kept there.
+    #[cfg(feature = "xet")]
+    pub(super) xet: Option<String>,
 }
 
 /// What the Hub promises of a file's content; also its name among the blobs.
@@ -61,6 +63,8 @@ pub(super) struct Download<'a> {
     pub(super) commit: &'a str,
     pub(super) cache: &'a RepoCache,
     pub(super) stop: &'a AtomicBool,
+    #[cfg(feature = "xet")]
+    pub(super) xet: Xet,
 }
 
 impl Download<'_> {
@@ -145,7 +149,7 @@ impl Download<'_> {
         let mut fruitless = 0;
         while at < file.size {
             let before = at;
-            let ended = self.chunk(file, &mut out, incomplete, &mut at, progress)?;
+            let ended = self.piece(file, &mut out, incomplete, &mut at, progress)?;
             fruitless = if at > before { 0 } else { fruitless + 1 };
             let Some(problem) = ended else { continue };
             if fruitless == FRUITLESS {
@@ -157,13 +161,8 @@ impl Download<'_> {
         out.sync_all().map_err(Error::io(incomplete, "write"))
     }
 
-    fn url(&self, file: &RemoteFile) -> String {
-        let path: Vec<String> = file.path.split('/').map(escaped).collect();
-        self.client.url(&format!("/{}/resolve/{}/{}", self.repo.id(), self.commit, path.join("/")))
-    }
-
-    /// Fetches up to a chunk from `at` on; why it ended early, if it did.
-    fn chunk(
+    /// Fetches what comes in one piece from `at` on; why it ended early, if it did.
+    fn piece(
         &self,
         file: &RemoteFile,
         out: &mut File,
@@ -171,41 +170,20 @@ impl Download<'_> {
         at: &mut u64,
         progress: &dyn Fn(i64, bool),
     ) -> Result<Option<String>> {
-        let url = self.url(file);
-        let end = file.size.min(*at + CHUNK);
-        let headers = [
-            ("range", format!("bytes={at}-{}", end - 1)),
-            // A body that is compressed on the way has other offsets.
-            ("accept-encoding", "identity".to_owned()),
-        ];
-        let request = Request { method: "GET", url: &url, headers: &headers };
-        let answer = self.client.ask(request, || Ok(SendBody::none())).map_err(Error::Hub)?;
-        let answer = self.client.check(answer, self.repo).map_err(Error::Hub)?;
-        let begins = answer.header("content-range").and_then(range_start);
-        match (answer.status, begins) {
-            (206, Some(begins)) if begins == *at => {}
-            // The server knows no ranges and sends the file from its beginning.
-            (200, _) if *at == 0 => {}
-            (200, _) => {
-                progress(-(*at as i64), false);
-                *at = 0;
-                out.set_len(0).map_err(Error::io(incomplete, "write"))?;
-                out.rewind().map_err(Error::io(incomplete, "write"))?;
-            }
-            (status, _) => {
-                let problem = format!("status {status} to a request for bytes from {at} on");
-                return Err(Error::Hub(HubError::Protocol { url, problem }));
-            }
+        let mut body = self.open(file, *at).map_err(Error::Hub)?;
+        if body.begin != *at {
+            progress(body.begin as i64 - *at as i64, false);
+            *at = body.begin;
+            out.set_len(*at).map_err(Error::io(incomplete, "write"))?;
+            out.seek(SeekFrom::Start(*at)).map_err(Error::io(incomplete, "write"))?;
         }
-        let until = if answer.status == 206 { end } else { file.size };
-        let mut body = answer.body.into_with_config().limit(u64::MAX).reader();
         let mut buffer = vec![0; BUFFER];
-        while *at < until {
+        while *at < body.end {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(Error::Hub(HubError::Stopped));
             }
-            let room = (until - *at).min(BUFFER as u64) as usize;
-            let n = match body.read(&mut buffer[..room]) {
+            let room = (body.end - *at).min(BUFFER as u64) as usize;
+            let n = match body.bytes.read(&mut buffer[..room]) {
                 Ok(0) => return Ok(Some(format!("the connection was cut at byte {at}"))),
                 Ok(n) => n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -217,11 +195,6 @@ impl Download<'_> {
         }
         Ok(None)
     }
-}
-
-/// `begin` of `bytes begin-end/size`.
-fn range_start(header: &str) -> Option<u64> {
-    header.strip_prefix("bytes ")?.split('-').next()?.parse().ok()
 }
 
 /// The hash of a file, of the kind that is expected.

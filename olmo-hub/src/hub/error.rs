@@ -110,6 +110,15 @@ pub enum HubError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The client of the Hub's store of chunks does not start.
+    #[cfg(feature = "xet")]
+    #[error(
+        "cannot fetch by Xet: {problem}; it needs the system's CA certificates, and HF_HUB_DISABLE_XET=1 does without it"
+    )]
+    Xet {
+        /// What its client says.
+        problem: String,
+    },
     /// What was fetched is not what the Hub says it has.
     #[error(
         "{file} of {repo} has {hash} {found}, the Hub says {expected}; fetched twice, and refused"
@@ -188,13 +197,15 @@ fn token_hint(has_token: bool) -> &'static str {
 impl HubError {
     /// Whether it is the network's or the Hub's fault rather than that of what was asked.
     pub fn is_machine(&self) -> bool {
-        matches!(
-            self,
+        match self {
             Self::Status { .. }
-                | Self::Network { .. }
-                | Self::Protocol { .. }
-                | Self::Corrupt { .. }
-                | Self::Stopped
-        )
+            | Self::Network { .. }
+            | Self::Protocol { .. }
+            | Self::Corrupt { .. }
+            | Self::Stopped => true,
+            #[cfg(feature = "xet")]
+            Self::Xet { .. } => true,
+            _ => false,
+        }
     }
 }

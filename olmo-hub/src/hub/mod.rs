@@ -2,10 +2,12 @@
 //!
 //! The cache has the layout and the places of Python's `huggingface_hub`, so that what either put
 //! there the other uses. The protocol is that of `huggingface_hub` 1.33. A download goes on where
-//! it was cut, and every file is checked against the hash that the Hub gives.
+//! it was cut, and every file is checked against the hash that the Hub gives. With the feature `xet`,
+//! files that the Hub keeps in chunks come from there.
 //!
 //! Why not the `hf-hub` crate: see ARCHITECTURE.md, "Decisions".
 
+mod body;
 mod cache;
 mod client;
 mod download;
@@ -18,6 +20,8 @@ mod repo;
 mod revisions;
 mod settings;
 mod uploads;
+#[cfg(feature = "xet")]
+mod xet;
 
 pub use error::HubError;
 pub use pull::{Event, Pull, Pulled, pull};

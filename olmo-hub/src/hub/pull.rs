@@ -79,8 +79,15 @@ pub fn pull(request: &Pull<'_>, events: &(dyn Fn(Event<'_>) + Sync)) -> Result<P
     })?;
     let sizes: Vec<_> = files.iter().map(|file| (file.path.clone(), file.size)).collect();
     events(Event::Planned(&sizes));
-    let download =
-        Download { client: &client, repo, commit: &commit, cache: &cache, stop: request.stop };
+    let download = Download {
+        client: &client,
+        repo,
+        commit: &commit,
+        cache: &cache,
+        stop: request.stop,
+        #[cfg(feature = "xet")]
+        xet: super::xet::Xet::default(),
+    };
     let n_fetched = fetch_all(&download, &files, settings.n_workers, events)?;
     cache.remember(&revision, &commit)?;
     Ok(Pulled {
@@ -147,6 +154,9 @@ struct Listed {
     size: u64,
     #[serde(default)]
     lfs: Option<ListedLfs>,
+    #[cfg(feature = "xet")]
+    #[serde(default, rename = "xetHash")]
+    xet: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -178,7 +188,13 @@ fn list(
                 let problem = format!("{} has the hash {:?}", listed.path, hash.text());
                 return Err(HubError::Protocol { url, problem });
             }
-            files.push(RemoteFile { path: listed.path, size, hash });
+            files.push(RemoteFile {
+                path: listed.path,
+                size,
+                hash,
+                #[cfg(feature = "xet")]
+                xet: listed.xet.filter(|hash| hash.len() == 64 && is_hash(hash)),
+            });
         }
         match next {
             Some(next) => url = next,
@@ -283,6 +299,8 @@ mod tests {
             path: (*name).to_owned(),
             size: 1,
             hash: Hash::Git("0".repeat(40)),
+            #[cfg(feature = "xet")]
+            xet: None,
         };
         names.iter().map(file).collect()
     }

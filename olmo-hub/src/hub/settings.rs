@@ -20,11 +20,13 @@ pub struct Settings {
     pub retry_delay: Duration,
     /// Files that are fetched at a time.
     pub n_workers: usize,
+    /// Whether files that the Hub keeps in chunks come from there, with the feature `xet`.
+    pub xet: bool,
 }
 
 impl Settings {
     /// By `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN`, `HF_TOKEN_PATH` and
-    /// `HF_HUB_OFFLINE`, their older names and defaults.
+    /// `HF_HUB_OFFLINE`, `HF_HUB_DISABLE_XET`, their older names and defaults.
     pub fn from_env() -> Self {
         Self::from_variables(|name| env::var(name).ok())
     }
@@ -59,6 +61,7 @@ impl Settings {
             offline: is_on("HF_HUB_OFFLINE") || is_on("TRANSFORMERS_OFFLINE"),
             retry_delay: Duration::from_millis(500),
             n_workers: 4,
+            xet: !is_on("HF_HUB_DISABLE_XET"),
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::{input, output};
 ///
 /// Only configuration, tokenizer and weights are fetched; what is in the cache is not fetched again,
 /// and what was cut is gone on with. The variables of Python's client count: `HF_HOME`, `HF_HUB_CACHE`,
-/// `HF_TOKEN`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`.
+/// `HF_TOKEN`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`, `HF_HUB_DISABLE_XET`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   olmo pull allenai/OLMo-2-0425-1B

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::State;
 use super::http::{Reply, Request};
 use super::store::{Files, Repo};
+use super::xet;
 
 /// Answers a `GET` or `HEAD`.
 pub(super) fn get(state: &State, endpoint: &str, request: &Request) -> Reply {
@@ -21,9 +22,14 @@ pub(super) fn get(state: &State, endpoint: &str, request: &Request) -> Reply {
             Some(bytes) => Reply::new(200).with("etag", format!("\"{oid}\"")).file(bytes, request),
             None => Reply::new(404),
         },
+        ["cas", "v2", "reconstructions", file] => {
+            xet::reconstruction(state, endpoint, request, file)
+        }
+        ["xorbs", oid, index] => xet::xorb(state, request, oid, index),
         [owner, name, "resolve", revision, ref path @ ..] => {
-            with_repo(state, request, owner, name, |repo, _| {
-                resolve(endpoint, request, repo, revision, &path.join("/"))
+            with_repo(state, request, owner, name, |repo, id| {
+                let reply = resolve(endpoint, request, repo, revision, &path.join("/"));
+                xet::tell(state, endpoint, id, reply)
             })
         }
         _ => Reply::new(404),
@@ -52,7 +58,7 @@ fn with_repo(
     }
     match state.store.repos.get(&id) {
         Some(Repo { closed: Some(true), .. })
-            if !is_trusted && request.path.contains("/resolve/") =>
+            if !is_trusted && ["/resolve/", "/xet-"].iter().any(|of| request.path.contains(of)) =>
         {
             refuse(401, "GatedRepo", "Access to this model is restricted.")
         }
@@ -87,6 +93,10 @@ fn api(
     };
     match *rest {
         ["refs"] => refs(repo),
+        ["xet-read-token", _] => match state.xet {
+            Some(seconds) => xet::token(endpoint, seconds),
+            None => Reply::new(404),
+        },
         ["tree", revision, ..] => match repo.resolve(revision) {
             Some((_, files)) => tree(state, endpoint, request, files),
             None => missing(revision),
@@ -127,6 +137,9 @@ fn tree(state: &State, endpoint: &str, request: &Request, files: &Files) -> Repl
         });
         if let Some(oid) = &content.lfs {
             entry["lfs"] = json!({ "oid": oid, "size": content.bytes.len(), "pointerSize": 134 });
+            if state.xet.is_some() {
+                entry["xetHash"] = xet::name(oid).into();
+            }
         }
         entry
     });

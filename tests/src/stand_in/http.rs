@@ -126,6 +126,11 @@ impl Reply {
         self
     }
 
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
     pub(crate) fn with_body(mut self, body: &[u8]) -> Self {
         self.body = body.to_vec();
         self

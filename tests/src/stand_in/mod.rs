@@ -1,13 +1,14 @@
 //! A stand-in for the Hugging Face Hub on 127.0.0.1, for tests.
 //!
 //! It speaks the protocol that `huggingface_hub` 1.33 and the `olmo` command speak: model
-//! information, lists of files in pages, refs, files with hashes, ranges and redirects, and
-//! uploads by git-lfs and commits. It can also cut connections, wait, change bytes, and refuse.
+//! information, lists of files in pages, refs, files with hashes, ranges and redirects, files by Xet,
+//! and uploads by git-lfs and commits. It can also cut connections, wait, change bytes, and refuse.
 
 mod answers;
 mod http;
 mod store;
 mod uploads;
+mod xet;
 
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,6 +37,8 @@ pub(crate) struct State {
     pub(crate) page: usize,
     /// Bytes of a part of an upload, `None` for uploads in one.
     pub(crate) part_size: Option<usize>,
+    /// Seconds that a token for the store of chunks is good for, `None` where there is no store.
+    pub(crate) xet: Option<u64>,
     /// What is answered instead, and to requests of which path.
     instead: Option<(String, Vec<u8>)>,
 }
@@ -58,7 +61,7 @@ pub enum FaultKind {
     Delay(Duration),
     /// So much time passes after each 64 KiB of the body.
     Slow(Duration),
-    /// The first byte of the body is another one.
+    /// The last byte of the body is another one.
     Corrupt,
     /// The answer is this status, with a wish to be asked again at once.
     Status(u16),
@@ -136,6 +139,11 @@ impl StandIn {
         self.lock().part_size = Some(n_bytes);
     }
 
+    /// Keeps large files in chunks too, in a store that a token opens for so many seconds.
+    pub fn set_xet(&self, seconds: u64) {
+        self.lock().xet = Some(seconds);
+    }
+
     /// Forgets the uploads in parts that have not ended, as storage does in time.
     pub fn forget_uploads(&self) {
         self.lock().store.uploads.clear();
@@ -151,6 +159,11 @@ impl StandIn {
     /// Lets something go wrong so many times.
     pub fn fail(&self, path: &str, kind: FaultKind, times: usize) {
         self.lock().faults.push((Fault { path: path.to_owned(), kind }, times));
+    }
+
+    /// Lets nothing go wrong any more.
+    pub fn mend(&self) {
+        self.lock().faults.clear();
     }
 
     /// How often something is still to go wrong. A request counts once it has come as a whole.
@@ -170,8 +183,8 @@ impl StandIn {
 
     /// Bytes of files that were sent so far.
     pub fn n_sent(&self) -> usize {
-        let is_file =
-            |logged: &&Logged| logged.path.contains("/cdn/") || logged.path.contains("/resolve/");
+        let places = ["/cdn/", "/resolve/", "/xorbs/"];
+        let is_file = |logged: &&Logged| places.iter().any(|place| logged.path.contains(place));
         self.log().iter().filter(is_file).map(|logged| logged.n_sent).sum()
     }
 
@@ -192,9 +205,9 @@ impl StandIn {
                 _ => self.answer(&request),
             };
             if fault == Some(FaultKind::Corrupt)
-                && let Some(first) = reply.body.first_mut()
+                && let Some(last) = reply.body.last_mut()
             {
-                *first ^= 0xFF;
+                *last ^= 0xFF;
             }
             let cut = if let Some(FaultKind::Cut(after)) = fault { Some(after) } else { None };
             let wait = if let Some(FaultKind::Slow(wait)) = fault { wait } else { Duration::ZERO };

@@ -4,6 +4,8 @@ mod pulls;
 mod pushes;
 mod python;
 mod refusals;
+#[cfg(feature = "xet")]
+mod xet;
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -76,6 +78,7 @@ pub(super) fn settings(hub: &StandIn, cache: &Path) -> Settings {
         offline: false,
         retry_delay: Duration::from_millis(1),
         n_workers: 3,
+        xet: true,
     }
 }
 

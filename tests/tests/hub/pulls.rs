@@ -91,9 +91,15 @@ fn wrong_bytes_are_fetched_again_and_then_refused_by_name() {
 
 #[test]
 fn a_pull_that_was_stopped_goes_on_where_it_was() {
-    let (hub, cache, files) = (StandIn::start(), tempfile::tempdir().expect("a folder"), large());
-    commit(&hub, REPO, "main", &files);
-    let settings = settings(&hub, cache.path());
+    let hub = StandIn::start();
+    assert_goes_on_after_a_stop(&hub);
+}
+
+/// Stops a pull when a quarter is there; the next one fetches the rest.
+pub(super) fn assert_goes_on_after_a_stop(hub: &StandIn) {
+    let (cache, files) = (tempfile::tempdir().expect("a folder"), large());
+    commit(hub, REPO, "main", &files);
+    let settings = settings(hub, cache.path());
     let repo: Repo = REPO.parse().expect("a name");
     let (stop, n_there) = (AtomicBool::new(false), AtomicUsize::new(0));
     let events = |event: Event<'_>| {
