@@ -19,6 +19,8 @@ mod errors;
 mod generate;
 mod inspect;
 mod kills;
+#[cfg(target_os = "linux")]
+mod paths;
 mod quickstart;
 mod runs;
 mod text;

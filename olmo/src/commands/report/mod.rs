@@ -70,7 +70,7 @@ const LEFT_OUT: [&str; 7] = [
 #[derive(Debug, Serialize)]
 struct Summary {
     run: String,
-    folder: PathBuf,
+    folder: String,
     steps: f64,
     tokens: f64,
     loss: Option<f64>,
@@ -136,7 +136,7 @@ impl Summary {
     fn of(run: &Run) -> Self {
         Self {
             run: run.name.clone(),
-            folder: run.folder.clone(),
+            folder: run.folder.display().to_string(),
             steps: run.last("step").unwrap_or(0.0),
             tokens: run.last("throughput/total_tokens").unwrap_or(0.0),
             loss: run.last("train/CrossEntropyLoss"),
