@@ -98,7 +98,9 @@ fn a_report_lays_curves_over_each_other_and_shows_what_differs() {
     let out = folders[0].path().join("report.html");
     let page = out.display().to_string();
     let summary = json_of(["report", &runs[0], &runs[1], "--out", &page, "--json"]);
-    assert_eq!((&summary[0]["steps"], &summary[1]["run"]), (&5.0.into(), &"run<1>".into()));
+    // Steps and tokens are whole numbers, 5 and not 5.0.
+    assert_eq!((&summary[0]["steps"], &summary[0]["tokens"]), (&5.into(), &640.into()));
+    assert_eq!(summary[1]["run"], "run<1>");
     let html = fs::read_to_string(&out).unwrap();
     let loss = html.split("<h2>train/CrossEntropyLoss</h2>").nth(1).unwrap();
     let loss = loss.split("</svg>").next().unwrap();
