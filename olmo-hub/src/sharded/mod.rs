@@ -308,7 +308,7 @@ fn read_list(dir: &Path, name: &str, problems: &mut Vec<FolderProblem>) -> Optio
 fn each_rank<T>(
     dir: &Path,
     folder: &str,
-    globals: &[Global],
+    globals: &[&[Global]],
     problems: &mut Vec<FolderProblem>,
     take: impl Fn(usize, &Reader<'_>) -> Result<T, Vec<String>>,
 ) -> (Vec<String>, Vec<T>) {
