@@ -75,7 +75,7 @@ fn is_runtime(error: &(dyn StdError + 'static)) -> bool {
         };
     }
     error.is::<ctrlc::Error>()
-        || error.is::<crate::commands::train::OutOfMemory>()
+        || error.is::<crate::memory::OutOfMemory>()
         || error.is::<crate::commands::train::Stopped>()
 }
 

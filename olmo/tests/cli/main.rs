@@ -20,6 +20,8 @@ mod generate;
 mod inspect;
 mod kills;
 #[cfg(target_os = "linux")]
+mod memory;
+#[cfg(target_os = "linux")]
 mod paths;
 mod quickstart;
 mod runs;

@@ -19,10 +19,11 @@ use self::prompts::Prompts;
 use self::report::Report;
 use self::row::{Row, Rules};
 use crate::device::DeviceName;
-use crate::input::{self, Weights};
+use crate::input;
 use crate::interrupt::Interrupt;
 use crate::output;
 use crate::sampling::SamplingOptions;
+use crate::weights::{self, Weights};
 
 /// Continue prompts, or rows of tokens
 ///
@@ -90,7 +91,7 @@ impl Generate {
         }
         let search = self.beams.search(self.max_new_tokens, ends.clone(), vocab_size)?;
         let prompts = self.prompts.rows(&folder, tokenizer.as_ref())?;
-        let model = input::load(&folder, device, self.weights)?;
+        let model = weights::load(&folder, device, self.weights)?;
 
         let interrupt = Interrupt::listen()?;
         let mut report = Report::default();

@@ -4,7 +4,6 @@
 mod dashboard;
 mod dry_run;
 mod evaluate;
-pub(super) mod memory;
 #[cfg(feature = "net")]
 mod publish;
 mod shown;
@@ -18,11 +17,10 @@ use olmo_train::metrics::measure_peak_flops;
 use olmo_train::official::Note;
 use olmo_train::{Outcome, TrainConfig, Trainer};
 
-pub(crate) use self::memory::OutOfMemory;
 use self::shown::Shown;
 use crate::device::DeviceName;
 use crate::interrupt::Interrupt;
-use crate::{failure, output};
+use crate::{failure, memory, output};
 
 /// Train a model, or go on where an interrupted run stopped
 #[derive(Debug, Args)]
@@ -111,7 +109,7 @@ impl Train {
             return dry_run::print(&config, machine, self.json);
         }
         let (device, name) = (device.open()?, device);
-        memory::check(&config, name)?;
+        memory::check_run(&config, name)?;
         let mut trainer = Trainer::new(config, &device)?;
         for (path, error) in trainer.set_aside() {
             output::complain(&format!("went back to before {}: {error}", path.display()));
