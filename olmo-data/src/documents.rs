@@ -18,7 +18,7 @@ use std::io::{self, BufRead};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::document_file::{Contents, DocumentFile};
 use crate::parquet_rows::ParquetRows;
@@ -58,12 +58,18 @@ pub enum BadRows {
 /// A line that is no document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RejectedRow {
-    /// The file.
+    /// The file; in JSON as text, whatever its name.
+    #[serde(serialize_with = "as_text")]
     pub path: PathBuf,
     /// Its line, counted from 1.
     pub line: u64,
     /// What is wrong with it.
     pub reason: String,
+}
+
+/// A path as it is shown: one that is not UTF-8 is no error, which serde's own form of a path is.
+fn as_text<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
 }
 
 /// The files of a corpus.

@@ -22,7 +22,7 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::atomic_file::{AtomicFile, clean_leftovers};
 use crate::documents::{Corpus, Document, Documents, RejectedRow};
@@ -82,8 +82,15 @@ pub struct TokenizeReport {
     pub n_text_bytes: u64,
     /// Type of the tokens on disk.
     pub dtype: TokenDtype,
-    /// The token files, in order; each has its `.csv.gz` beside it.
+    /// The token files, in order; each has its `.csv.gz` beside it. In JSON as text, whatever the
+    /// folder's name.
+    #[serde(serialize_with = "as_texts")]
     pub files: Vec<PathBuf>,
+}
+
+/// Paths as they are shown: one that is not UTF-8 is no error.
+fn as_texts<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(paths.iter().map(|path| path.to_string_lossy()))
 }
 
 impl Tokenize {

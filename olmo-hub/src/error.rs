@@ -259,6 +259,13 @@ impl fmt::Display for FieldProblem {
     }
 }
 
+impl FolderProblem {
+    /// That a file of this name could not be read.
+    pub(crate) fn unreadable(file: &str, error: &io::Error) -> Self {
+        Self::Unreadable { file: file.to_owned(), problem: error.to_string(), kind: error.kind() }
+    }
+}
+
 /// One thing wrong with a model folder.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -290,7 +297,17 @@ pub enum FolderProblem {
         /// Where it leads.
         target: String,
     },
-    /// A file cannot be read.
+    /// A file could not be read, which says nothing about what is in it.
+    #[error("{file}: {problem}")]
+    Unreadable {
+        /// The file.
+        file: String,
+        /// What the system says of it.
+        problem: String,
+        /// The same, to tell a disk that fails from a file that ends too early.
+        kind: io::ErrorKind,
+    },
+    /// A file is not what it should be.
     #[error("{file}: {problem}")]
     Damaged {
         /// The file.

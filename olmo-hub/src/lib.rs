@@ -54,6 +54,7 @@ mod header;
 pub mod hub;
 pub mod keys;
 pub mod layout;
+mod load;
 mod pickle;
 mod pickled_keys;
 mod plan;

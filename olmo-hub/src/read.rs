@@ -1,4 +1,4 @@
-//! A folder with a model as a [`Transformer`], in every form that OLMo is published in.
+//! A folder with a model, in every form that OLMo is published in.
 //! Names may also be OLMo-core's, in any of the files.
 //!
 //! | configuration | weights |
@@ -9,17 +9,16 @@
 //! | `config.json` of OLMo-core's trainer | `model_and_optim/.metadata` with `*.distcp` |
 //! | `config.yaml` of ai2-olmo's trainer | the same; `model/rank*.pt`; `model/metadata.json`; or `rank*.pt` |
 //!
-//! Opening reads the configuration and the headers, and checks every name, shape and dtype; loading
-//! then reads tensor by tensor straight into the model's own buffers, in whatever dtype is asked
-//! for. Beyond the model, a load holds one tensor.
+//! Opening reads the configuration and the headers, and checks every name, shape and dtype. Values are
+//! read a parameter at a time, or a part of one.
 
 use std::collections::HashSet;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Device, TensorData};
-use olmo_model::{MatrixForm, ModelConfig, Parameter, Quantization, Transformer};
+use burn::tensor::TensorData;
+use olmo_model::{ModelConfig, Parameter};
 
 use crate::config_json::{HfConfig, Special, mended};
 use crate::dtype::Dtype;
@@ -128,65 +127,6 @@ impl ModelFolder {
         if dtypes.all(|dtype| dtype == first) { first } else { Dtype::F32 }
     }
 
-    /// Loads the model, in [`stored_dtype`](Self::stored_dtype) where `dtype` is `None`.
-    /// Narrowing rounds to nearest, ties to even. This is the model to train or to save; to run
-    /// one, use [`load_to_run`](Self::load_to_run).
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Value`] with the first value that is not finite or does not fit `dtype`;
-    /// [`Error::TiedHead`]; [`Error::Io`]; [`Error::Model`] where the model cannot be built.
-    pub fn load(&self, device: &Device, dtype: Option<Dtype>) -> Result<Transformer> {
-        let dtype = dtype.unwrap_or_else(|| self.stored_dtype());
-        self.build(device, Some(dtype), MatrixForm::Dense)
-    }
-
-    /// Loads the model to run it and not to train it: on the CPU, matrices are laid out as its
-    /// kernels read them, which makes the next token several times faster. The numbers are those of
-    /// [`load`](Self::load), and so is the memory, or less: to compute in f32, matrices stay in the
-    /// dtype of the file. [`Transformer::visit_parameters`] does not see them.
-    ///
-    /// # Errors
-    ///
-    /// As [`load`](Self::load).
-    pub fn load_to_run(&self, device: &Device, dtype: Option<Dtype>) -> Result<Transformer> {
-        match dtype.unwrap_or_else(|| self.stored_dtype()) {
-            Dtype::F32 => self.build(device, None, MatrixForm::Widened),
-            narrow => self.build(device, Some(narrow), MatrixForm::Packed),
-        }
-    }
-
-    /// Loads the model to run it with its matrices in 8 or 4 bits an element.
-    ///
-    /// # Errors
-    ///
-    /// As [`load`](Self::load); [`Error::Model`] also where a matrix cannot be quantised.
-    pub fn load_quantized(&self, device: &Device, to: Quantization) -> Result<Transformer> {
-        self.build(device, Some(Dtype::F32), MatrixForm::Quantized(to))
-    }
-
-    /// With every value in `dtype`, or in that of the file.
-    fn build(
-        &self,
-        device: &Device,
-        dtype: Option<Dtype>,
-        form: MatrixForm,
-    ) -> Result<Transformer> {
-        self.check_tied_output()?;
-        let config = &self.config.model;
-        let built = Transformer::build_as(config, device, form, |parameter, rows| {
-            let dtype = match dtype {
-                Some(dtype) => dtype,
-                None => self.stored(parameter).map_err(BuildError::Hub)?.dtype,
-            };
-            self.read_rows(parameter, rows, dtype).map_err(BuildError::Hub)
-        });
-        built.map_err(|error| match error {
-            BuildError::Hub(error) => error,
-            BuildError::Model(source) => Error::Model { path: self.dir.clone(), source },
-        })
-    }
-
     /// Reads one parameter of the model in the dtype asked for.
     ///
     /// # Errors
@@ -197,7 +137,7 @@ impl ModelFolder {
     }
 
     /// Reads a part of a parameter's first dimension.
-    fn read_rows(
+    pub(crate) fn read_rows(
         &self,
         parameter: &Parameter,
         rows: Range<usize>,
@@ -296,18 +236,6 @@ impl ModelFolder {
             ReadError::Io(source) => Error::Io { path, action: "read", source },
             ReadError::Value(value) => Error::Value { path, tensor: name.to_owned(), value },
         }
-    }
-}
-
-/// Carries an error of ours through [`Transformer::build`], which adds its own.
-enum BuildError {
-    Hub(Error),
-    Model(olmo_model::Error),
-}
-
-impl From<olmo_model::Error> for BuildError {
-    fn from(error: olmo_model::Error) -> Self {
-        Self::Model(error)
     }
 }
 

@@ -178,7 +178,9 @@ impl Shards {
         let read = opened.and_then(|file| Ok((entries(&file, name)?, file)));
         let (entries, file) = match read {
             Ok(read) => read,
-            Err(HeaderError::Io(error)) => return problems.push(damaged(error.to_string())),
+            Err(HeaderError::Io(error)) => {
+                return problems.push(FolderProblem::unreadable(name, &error));
+            }
             Err(HeaderError::Problems(found)) => {
                 return problems.extend(found.into_iter().map(damaged));
             }

@@ -75,12 +75,12 @@ pub(crate) fn read(file: &File, base: u64, length: u64) -> Result<Vec<Entry>, He
     })
 }
 
-/// What `take` makes of a torch file, whose pickle may also name the globals `more`.
+/// What `take` makes of a torch file, whose pickle may also name the globals of the lists `more`.
 pub(crate) fn read_with<T>(
     file: &File,
     base: u64,
     length: u64,
-    more: &[Global],
+    more: &[&[Global]],
     take: impl FnOnce(&Reader<'_>) -> Result<T, Vec<String>>,
 ) -> Result<T, HeaderError> {
     let members = zip::members(file, base, length)?;
@@ -88,7 +88,7 @@ pub(crate) fn read_with<T>(
     let max_bytes = if more.is_empty() { MAX_BYTES } else { MAX_LIST_BYTES };
     let bytes = archive.content("data.pkl", max_bytes as u64)?;
     let problem = |text: String| HeaderError::Problems(vec![text]);
-    let globals = [GLOBALS, more].concat();
+    let globals = [GLOBALS, &more.concat()].concat();
     let parse = if more.is_empty() { Pickle::parse } else { Pickle::parse_list };
     let pickle = parse(&bytes, &globals).map_err(problem)?;
     take(&Reader { pickle: &pickle, archive: &archive }).map_err(HeaderError::Problems)

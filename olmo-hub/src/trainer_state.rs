@@ -29,10 +29,10 @@ use crate::values::{ReadError, Source, Stored};
 const OPTIMIZER: &str = "optim.pt";
 /// Names of the file with the trainer's state, those of a sharded checkpoint's first process last, and
 /// what it may name: folders of checkpoints, states of random numbers, and beside them the model.
-const TRAINER: [(&str, &[Global]); 3] = [
-    ("train.pt", sharded::TRAINER_GLOBALS),
-    ("train/rank0.pt", sharded::TRAINER_GLOBALS),
-    ("rank0.pt", sharded::LEGACY_GLOBALS),
+const TRAINER: [(&str, &[&[Global]]); 3] = [
+    ("train.pt", &[sharded::TRAINER_GLOBALS]),
+    ("train/rank0.pt", &[sharded::TRAINER_GLOBALS]),
+    ("rank0.pt", &[sharded::LEGACY_GLOBALS, sharded::TRAINER_GLOBALS]),
 ];
 
 /// The state of the optimizer in a trainer's checkpoint.

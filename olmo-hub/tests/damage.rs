@@ -170,7 +170,7 @@ fn what_is_not_there_is_said() {
     fs::remove_file(folder.path().join("model.safetensors")).unwrap();
     assert_eq!(problems(folder.path()), [FolderProblem::NoTensors]);
     fs::create_dir(folder.path().join("model.safetensors")).unwrap();
-    assert!(matches!(problems(folder.path())[0], FolderProblem::Damaged { .. }));
+    assert!(matches!(problems(folder.path())[0], FolderProblem::Unreadable { .. }));
     fs::remove_file(folder.path().join("config.json")).unwrap();
     let error = ModelFolder::open(folder.path()).unwrap_err();
     assert!(matches!(error, Error::NoModel { .. }) && error.to_string().contains("config.json"));

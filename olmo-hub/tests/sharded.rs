@@ -27,13 +27,16 @@ const FORMS: [&str; 9] = [
     "torch-new",
 ];
 
+/// Of a model that transformers has no type for.
+const OF_NO_FAMILY: &str = "torch-new-rms";
+
 fn refused(dir: &Path) -> String {
     ModelFolder::open(dir).unwrap_err().to_string()
 }
 
 #[test]
 fn logits_are_those_of_the_trainers() {
-    for form in FORMS {
+    for form in FORMS.into_iter().chain([OF_NO_FAMILY]) {
         let Some(dir) = golden(&format!("sharded/{form}")) else { continue };
         let apart = logits_apart(&dir, "logits");
         assert!(apart < 2e-6, "{form}: {apart}");
@@ -62,6 +65,24 @@ fn every_sharded_form_of_a_model_is_the_same_model_and_converts() {
         assert_eq!(of_ai2_olmo.len(), 5);
         assert!(of_ai2_olmo.iter().all(|digest| digest == local));
     }
+}
+
+#[test]
+fn a_sharded_model_of_no_family_converts_to_what_has_it() {
+    let Some(dir) = golden(&format!("sharded/{OF_NO_FAMILY}")) else { return };
+    let folder = ModelFolder::open(&dir).unwrap();
+    assert_eq!(folder.config().family, None);
+    let digest = verify(&dir, |_| ()).unwrap().digest;
+    let scratch = tempfile::tempdir().unwrap();
+    let to = |form, name: &str| {
+        let out = scratch.path().join(name);
+        convert(&folder, &Conversion::to(form), &out, |_| ControlFlow::Continue(()))?;
+        verify(&out, |_| ())
+    };
+    for (form, name) in [(Form::HfOlmo, "hf_olmo"), (Form::Original, "pt"), (Form::Core, "core")] {
+        assert_eq!(to(form, name).unwrap().digest, digest, "{name}");
+    }
+    to(Form::HuggingFace, "hf").unwrap_err();
 }
 
 #[test]

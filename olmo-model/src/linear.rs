@@ -40,6 +40,26 @@ pub enum MatrixForm {
 }
 
 impl MatrixForm {
+    /// Bytes of memory that a parameter takes in a model of this form, whose values come in `dtype`:
+    /// what [`build_as`](crate::Transformer::build_as) makes of it on a device.
+    pub fn bytes(
+        self,
+        parameter: &Parameter,
+        config: &ModelConfig,
+        device: &Device,
+        dtype: DType,
+    ) -> u64 {
+        let n = parameter.n_elements() as u64;
+        let bytes_in = |dtype: DType| n.saturating_mul(dtype.size() as u64);
+        let is_matrix = parameter.shape.len() == 2;
+        match self.on(device).of(parameter, config) {
+            Self::Quantized(to) => to.bytes(n),
+            Self::Packed if is_matrix => bytes_in(dtype),
+            _ if self == Self::Widened => bytes_in(DType::F32),
+            _ => bytes_in(dtype),
+        }
+    }
+
     /// The form that a device has matrices in.
     pub(crate) fn on(self, device: &Device) -> Self {
         match self {
@@ -186,5 +206,36 @@ impl Embedding {
                 x.reshape([batch, seq, d_model])
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::presets;
+
+    /// What the table of `docs/src/running.md` says of OLMo 2 1B.
+    #[cfg(feature = "flex")]
+    #[test]
+    fn bytes_are_those_of_each_form() {
+        let config = presets::olmo2_1b();
+        let total = |form: MatrixForm, dtype| {
+            let bytes =
+                |parameter: &Parameter| form.bytes(parameter, &config, &Device::flex(), dtype);
+            config.parameters().iter().map(bytes).sum::<u64>()
+        };
+        let (d_model, n_layers) = (2048, 16);
+        let embedding = 100_352 * d_model;
+        let norms = (4 * n_layers + 1) * d_model;
+        let products = 1_484_916_736 - embedding - norms;
+        assert_eq!(total(MatrixForm::Dense, DType::F32), 4 * 1_484_916_736);
+        assert_eq!(total(MatrixForm::Packed, DType::BF16), 2 * 1_484_916_736);
+        // What is no matrix of a product is widened, 3.4 GB in all.
+        let widened = 2 * products + 4 * (embedding + norms);
+        assert_eq!(total(MatrixForm::Widened, DType::BF16), widened);
+        assert_eq!(widened / 10_000_000, 338);
+        let quantized = |bytes_of_block| (embedding + products) / 32 * bytes_of_block + 4 * norms;
+        assert_eq!(total(MatrixForm::Quantized(Quantization::Q8), DType::F32), quantized(34));
+        assert_eq!(total(MatrixForm::Quantized(Quantization::Q4), DType::F32), quantized(18));
     }
 }

@@ -83,7 +83,7 @@ impl PackedMatrix {
         mut read: impl FnMut(Range<usize>) -> Result<TensorData, E>,
     ) -> Result<Self, E> {
         if quantization.is_some() {
-            Quantization::check(d_in, device)?;
+            Quantization::check_rows(d_in, device)?;
         }
         let empty = |dtype| Panels::empty([d_out, d_in], dtype, quantization);
         let n_rows = (PART_ELEMENTS / d_in.max(1)).next_multiple_of(WIDTH).max(WIDTH);

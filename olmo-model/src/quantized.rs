@@ -14,6 +14,7 @@ use burn::tensor::Device;
 use half::bf16;
 use serde::{Deserialize, Serialize};
 
+use crate::config::ModelConfig;
 use crate::error::Error;
 use crate::kernels;
 use crate::packed::{Step, WIDTH};
@@ -65,6 +66,18 @@ impl Quantization {
         n_blocks.saturating_mul((BLOCK * self.bits() / 8 + 2) as u64)
     }
 
+    /// Whether the matrices of a model can be quantised on a device.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Quantization`] where rows are not made of whole blocks, or the device is not burn's CPU
+    /// backend.
+    pub fn check(self, config: &ModelConfig, device: &Device) -> Result<(), Error> {
+        let parameters = config.parameters();
+        let mut matrices = parameters.iter().filter(|parameter| Self::applies_to(parameter));
+        matrices.try_for_each(|matrix| Self::check_rows(matrix.shape[1], device))
+    }
+
     /// What stands for zero.
     pub(crate) fn offset(self) -> i32 {
         match self {
@@ -79,7 +92,7 @@ impl Quantization {
     }
 
     /// Whether rows of `d_in` elements can be quantised on a device.
-    pub(crate) fn check(d_in: usize, device: &Device) -> Result<(), Error> {
+    pub(crate) fn check_rows(d_in: usize, device: &Device) -> Result<(), Error> {
         if !d_in.is_multiple_of(BLOCK) {
             return Err(Error::Quantization { found: format!("rows of {d_in} elements") });
         }

@@ -51,4 +51,4 @@ pub use data_config::DataConfig;
 pub use error::Error;
 pub use metrics::{Speed, StepMetrics};
 pub use observer::{Evaluation, Observer, Outcome};
-pub use trainer::Trainer;
+pub use trainer::{Trainer, check_files};

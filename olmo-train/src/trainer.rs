@@ -16,6 +16,7 @@ use olmo_model::Transformer;
 use olmo_optim::{AdaptiveClip, Optimizer, ParamGroups, UpdateOptions};
 
 use self::inputs::Inputs;
+pub use self::inputs::check_files;
 use crate::checkpoint::{self, DataIdentity, Loaded, Saver};
 use crate::config::{Position, TrainConfig};
 use crate::data::OpenData;

@@ -4,6 +4,8 @@ use std::error::Error as StdError;
 use std::io;
 use std::process::ExitCode;
 
+use olmo_hub::error::FolderProblem;
+
 use crate::output;
 
 /// Of the machine: disk, network, memory, numbers.
@@ -55,11 +57,8 @@ fn is_runtime(error: &(dyn StdError + 'static)) -> bool {
             _ => false,
         };
     }
-    match error.downcast_ref::<olmo_hub::Error>() {
-        Some(olmo_hub::Error::Cancelled) => return true,
-        #[cfg(feature = "net")]
-        Some(olmo_hub::Error::Hub(error)) => return error.is_machine(),
-        _ => {}
+    if let Some(error) = error.downcast_ref::<olmo_hub::Error>() {
+        return is_runtime_hub(error);
     }
     if let Some(error) = error.downcast_ref::<olmo_model::Error>() {
         return matches!(error, olmo_model::Error::NonFiniteLogits);
@@ -71,11 +70,12 @@ fn is_runtime(error: &(dyn StdError + 'static)) -> bool {
             | olmo_train::Error::Spike { .. }
             | olmo_train::Error::InUse { .. } => true,
             olmo_train::Error::Data(error) => is_runtime_data(error),
+            olmo_train::Error::Hub(error) => is_runtime_hub(error),
             _ => false,
         };
     }
     error.is::<ctrlc::Error>()
-        || error.is::<crate::commands::train::OutOfMemory>()
+        || error.is::<crate::memory::OutOfMemory>()
         || error.is::<crate::commands::train::Stopped>()
 }
 
@@ -83,6 +83,19 @@ fn is_runtime_data(error: &olmo_data::Error) -> bool {
     match error {
         olmo_data::Error::Io { source, .. } => !is_about_input(source.kind()),
         olmo_data::Error::Cancelled | olmo_data::Error::LoaderStopped => true,
+        _ => false,
+    }
+}
+
+/// Where a file of a model could not be read, as where its configuration could not.
+fn is_runtime_hub(error: &olmo_hub::Error) -> bool {
+    match error {
+        olmo_hub::Error::Cancelled => true,
+        olmo_hub::Error::Folder { problems, .. } => problems.0.iter().any(|problem| {
+            matches!(problem, FolderProblem::Unreadable { kind, .. } if !is_about_input(*kind))
+        }),
+        #[cfg(feature = "net")]
+        olmo_hub::Error::Hub(error) => error.is_machine(),
         _ => false,
     }
 }
@@ -126,6 +139,32 @@ mod tests {
         assert_eq!(code(olmo_eval::Error::Data(olmo_data::Error::NoFiles).into()), INPUT);
         assert_eq!(code(anyhow::anyhow!("unknown preset")), INPUT);
         assert_eq!(code(olmo_hub::Error::Cancelled.into()), RUNTIME);
+    }
+
+    /// Of a model's weights as of its configuration, loaded or trained on.
+    #[test]
+    fn a_file_that_cannot_be_read_is_the_machines() {
+        let folder = |kind| {
+            let problem = FolderProblem::Unreadable {
+                file: "model.safetensors".into(),
+                problem: "it says why".into(),
+                kind,
+            };
+            let problems = olmo_hub::error::Problems(vec![FolderProblem::NoTensors, problem]);
+            olmo_hub::Error::Folder { path: "x".into(), problems }
+        };
+        for (kind, code) in [
+            (io::ErrorKind::PermissionDenied, RUNTIME),
+            (io::ErrorKind::Other, RUNTIME),
+            (io::ErrorKind::UnexpectedEof, INPUT),
+            (io::ErrorKind::IsADirectory, INPUT),
+        ] {
+            let of_config =
+                olmo_hub::Error::Io { path: "x".into(), action: "read", source: kind.into() };
+            assert_eq!(exit_code(&of_config.into()), code, "{kind}");
+            assert_eq!(exit_code(&folder(kind).into()), code, "{kind}");
+            assert_eq!(exit_code(&olmo_train::Error::from(folder(kind)).into()), code, "{kind}");
+        }
     }
 
     #[test]

@@ -1,78 +1,16 @@
-//! What several verbs read: a model folder, token rows, a floating-point format.
+//! What several verbs read: a model folder, its tokenizer, token rows.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use burn::tensor::Device;
-use clap::{Args, ValueEnum};
 use olmo_data::Tokenizer;
 #[cfg(feature = "net")]
 use olmo_hub::hub::{self, Repo};
-use olmo_hub::{Dtype, ModelFolder, linked};
-use olmo_model::{Quantization, Transformer, check_dtype};
+use olmo_hub::{ModelFolder, linked};
 
-use crate::device::DeviceName;
 #[cfg(feature = "net")]
 use crate::interrupt::Interrupt;
-
-/// How the weights of a model are held while it runs.
-#[derive(Debug, Clone, Copy, Args)]
-pub(crate) struct Weights {
-    /// What to hold weights in and compute in; `auto` is the dtype of the files, or f32 where the device
-    /// does not compute in it; bf16 halves the memory
-    #[arg(long, value_enum, default_value = "f32")]
-    dtype: ComputeDtype,
-    /// Hold weights in 8 or 4 bits and multiply them with activations in 8 bits, on the CPU;
-    /// `olmo verify --quantize` tells the error of the weights
-    #[arg(long, value_enum, value_name = "BITS", conflicts_with = "dtype")]
-    quantize: Option<QuantizationName>,
-}
-
-/// The dtype that a model computes in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ComputeDtype {
-    Auto,
-    F32,
-    Bf16,
-    F16,
-}
-
-/// How many bits a weight has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum QuantizationName {
-    Q8,
-    Q4,
-}
-
-impl From<QuantizationName> for Quantization {
-    fn from(name: QuantizationName) -> Self {
-        match name {
-            QuantizationName::Q8 => Self::Q8,
-            QuantizationName::Q4 => Self::Q4,
-        }
-    }
-}
-
-impl Weights {
-    /// The quantisation asked for.
-    pub(crate) fn quantization(self) -> Option<Quantization> {
-        self.quantize.map(Into::into)
-    }
-
-    /// What a model of this folder computes in on a device.
-    fn dtype(self, folder: &ModelFolder, device: &Device) -> Dtype {
-        match (self.quantize, self.dtype) {
-            (Some(_), _) | (None, ComputeDtype::F32) => Dtype::F32,
-            (None, ComputeDtype::Bf16) => Dtype::Bf16,
-            (None, ComputeDtype::F16) => Dtype::F16,
-            (None, ComputeDtype::Auto) => {
-                let stored = folder.stored_dtype();
-                if check_dtype(device, stored.into()).is_ok() { stored } else { Dtype::F32 }
-            }
-        }
-    }
-}
 
 /// Opens a model without reading its weights: a folder, or a repository of the Hub, `owner/name` or
 /// `owner/name@revision`, which is pulled unless it is in the cache.
@@ -130,23 +68,6 @@ pub(crate) fn pull(repo: &Repo) -> Result<hub::Pulled> {
         crate::output::complain(&format!("note: {} has moved to {name}", repo.id()));
     }
     Ok(pulled)
-}
-
-/// Reads a model's weights to a device, to run it.
-pub(crate) fn load(
-    folder: &ModelFolder,
-    device: DeviceName,
-    weights: Weights,
-) -> Result<Transformer> {
-    crate::allocator::share_buffers();
-    let device = device.open()?;
-    let bar = crate::progress::open_ended("loading the model");
-    let model = match weights.quantization() {
-        Some(quantization) => folder.load_quantized(&device, quantization)?,
-        None => folder.load_to_run(&device, Some(weights.dtype(folder, &device)))?,
-    };
-    bar.finish_and_clear();
-    Ok(model)
 }
 
 /// Where the tokenizer of a model folder would be.

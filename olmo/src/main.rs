@@ -10,10 +10,12 @@ mod device;
 mod failure;
 mod input;
 mod interrupt;
+mod memory;
 mod output;
 mod page;
 mod progress;
 mod sampling;
+mod weights;
 
 use std::process::ExitCode;
 

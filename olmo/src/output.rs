@@ -42,7 +42,8 @@ pub(crate) fn piece(text: &str) -> io::Result<()> {
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(of_stdout)
 }
 
-/// Prints a value as one line of JSON.
+/// Prints a value as one line of JSON. Paths stand in it as text: serde refuses one that is not UTF-8,
+/// and what was asked for is done by then.
 pub(crate) fn json(value: &impl Serialize) -> io::Result<()> {
     let text = serde_json::to_string(value).map_err(io::Error::from)?;
     line(text)

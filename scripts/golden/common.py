@@ -19,6 +19,24 @@ GOLDEN = ROOT / "tests" / "golden"
 MANIFEST = GOLDEN / "MANIFEST.toml"
 
 
+# Packages whose versions the vectors are of; the rest of requirements.txt is only imported by some of them.
+PACKAGES = ["torch", "transformers", "numpy", "safetensors", "tokenizers"]
+
+
+def check_install() -> None:
+    """Ends with a message where something is missing that a script would miss minutes later."""
+    pins = dict(re.findall(r"^([\w-]+)==(\S+)$", Path(__file__).with_name("requirements.txt").read_text(), re.M))
+    expected = {name: pins[name] for name in PACKAGES} | {"ai2-olmo": "0.6.0", "ai2-olmo-core": "2.4.0"}
+    for name, version in expected.items():
+        try:
+            found = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found = "not there"
+        if found.split("+")[0] != version:
+            raise SystemExit(f"{name} is {found}, expected {version}; scripts/golden/README.md says how to install it")
+    core_0_1()
+
+
 def core_0_1() -> None:
     """Puts ai2-olmo-core 0.1.0 before the newer one, for what ai2-olmo imports of it; README.md says how to install it."""
     place = os.environ.get("OLMO_CORE_0_1", f"{sys.prefix}/ai2-olmo-core-0.1.0")

@@ -10,6 +10,7 @@ From torch 2.9.0 (gloo, CPU), ai2-olmo-core 2.4.0 (`train/checkpoint.py`, `distr
   TorchLegacyShardedCheckpointer and LocalShardedCheckpointer, two processes, FSDP by blocks. The last refuses
   torch 2.3 and newer for want of a check of FSDP's internals; the handle that it asks for is still there, and
   `local` below is written by its own code with that handle.
+- `torch-new-rms`: the first of them, of a model that transformers has no type for.
 
 Each folder's `golden.safetensors` holds `tokens` [batch, seq] i64 and `logits` of the model that was saved.
 `core_configs.json` holds the configurations of released models as OLMo-core writes them.
@@ -41,7 +42,7 @@ PORT = 29531
 
 def main() -> None:
     scratch = Path(tempfile.mkdtemp())
-    for name in ("core_fsdp", "core_tp", "core_single", "ai2_olmo"):
+    for name in ("core_fsdp", "core_tp", "core_single", "ai2_olmo", "ai2_olmo_rms"):
         n_processes = 1 if name == "core_single" else 2
         arguments = (name, n_processes, str(scratch))
         mp.spawn(process, args=arguments, nprocs=n_processes)
@@ -197,6 +198,14 @@ def core_configs() -> dict:
 
 
 def ai2_olmo(rank: int) -> None:
+    ai2_olmo_save(rank, "olmo2", ("torch-new", "torch-legacy", "local"))
+
+
+def ai2_olmo_rms(rank: int) -> None:
+    ai2_olmo_save(rank, "rms", ("torch-new-rms",))
+
+
+def ai2_olmo_save(rank: int, family: str, names: tuple[str, ...]) -> None:
     import olmo.checkpoint as checkpoint
     import torch.distributed.checkpoint.filesystem as filesystem
     from olmo.config import FSDPWrapStrategy, TrainConfig
@@ -206,14 +215,14 @@ def ai2_olmo(rank: int) -> None:
     from olmo_step import model_config
 
     shape = {"d_model": 16, "mlp_hidden_size": 48, "vocab_size": 60, "embedding_size": 64, "n_kv_heads": 2}
-    config = model_config("olmo2", **shape)
+    config = model_config(family, **shape)
     filesystem._generate_uuid = lambda: "00000000-0000-0000-0000-000000000000"
     random.seed(SEED)
     np.random.seed(SEED)
     torch.manual_seed(SEED)
     model = scrambled(OLMo(config))
     if rank == 0:
-        for name in ("torch-new", "torch-legacy", "local"):
+        for name in names:
             golden(name, model, 60)
     sharded = FullyShardedDataParallel(
         model,
@@ -227,11 +236,13 @@ def ai2_olmo(rank: int) -> None:
     # As `Trainer.trainer_state_dict` has it; the legacy form keeps it in the same pickle as the model.
     rng = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.random.get_rng_state()}
     trainer_state = {"global_step": 3, "checkpoints": [Path("step1")], "rng": rng}
-    for name, kind in (
-        ("torch-new", checkpoint.TorchNewStyleShardedCheckpointer),
-        ("torch-legacy", checkpoint.TorchLegacyShardedCheckpointer),
-        ("local", checkpoint.LocalShardedCheckpointer),
-    ):
+    kinds = {
+        "torch-new": checkpoint.TorchNewStyleShardedCheckpointer,
+        "torch-legacy": checkpoint.TorchLegacyShardedCheckpointer,
+        "local": checkpoint.LocalShardedCheckpointer,
+        "torch-new-rms": checkpoint.TorchNewStyleShardedCheckpointer,
+    }
+    for name in names:
         optimizer = torch.optim.SGD(sharded.parameters(), lr=0.0, momentum=0.9 if name == "torch-new" else 0.0)
         sharded(torch.zeros(1, 4, dtype=torch.int64)).logits.sum().backward()
         optimizer.step()
@@ -239,7 +250,7 @@ def ai2_olmo(rank: int) -> None:
         if rank == 0 and saved.exists():
             (saved / "golden.safetensors").rename(f"{name}.golden")
         dist.barrier()
-        kind(train).save_checkpoint(saved, sharded, optimizer, trainer_state)
+        kinds[name](train).save_checkpoint(saved, sharded, optimizer, trainer_state)
         dist.barrier()
         if rank == 0:
             Path(f"{name}.golden").rename(saved / "golden.safetensors")

@@ -32,7 +32,7 @@ pub(super) fn open(dir: &Path, problems: &mut Vec<FolderProblem>) -> Found {
 
 /// What each process has of the model.
 fn model_parts(dir: &Path, problems: &mut Vec<FolderProblem>) -> (Vec<String>, Vec<Vec<Part>>) {
-    each_rank(dir, "model/", GLOBALS, problems, |rank, reader| {
+    each_rank(dir, "model/", &[GLOBALS], problems, |rank, reader| {
         Flat { reader, rank, parts: Vec::new() }.read().map_err(|problem| vec![problem])
     })
 }

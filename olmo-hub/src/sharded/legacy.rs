@@ -13,7 +13,7 @@ use crate::error::FolderProblem;
 use crate::pickle::{Global, Id};
 use crate::torch_file::Reader;
 
-/// What the files may name besides plain tensors.
+/// What the files may name besides plain tensors and [`TRAINER_GLOBALS`].
 pub(crate) const GLOBALS: &[Global] = &[
     ("torch", "Size"),
     ("torch", "device"),
@@ -35,7 +35,11 @@ pub(crate) const GLOBALS: &[Global] = &[
     // `getattr(ShardedTensor, "ProcessGroupState")`.
     ("__builtin__", "getattr"),
     ("builtins", "getattr"),
-    // Of the trainer's state, as below.
+];
+
+/// What the trainer's state may name, here and where it is in a file of its own: folders of checkpoints,
+/// and states of random numbers.
+pub(crate) const TRAINER_GLOBALS: &[Global] = &[
     ("pathlib", "PosixPath"),
     ("pathlib._local", "PosixPath"),
     ("numpy", "ndarray"),
@@ -44,10 +48,6 @@ pub(crate) const GLOBALS: &[Global] = &[
     ("numpy._core.multiarray", "_reconstruct"),
     ("_codecs", "encode"),
 ];
-
-/// What the trainer's state may name where it is in a file of its own: folders of checkpoints, and states
-/// of random numbers.
-pub(crate) const TRAINER_GLOBALS: &[Global] = GLOBALS.split_at(GLOBALS.len() - 7).1;
 
 /// Reads the model of the checkpoint in a folder.
 pub(super) fn open(dir: &Path, problems: &mut Vec<FolderProblem>) -> Found {
@@ -92,9 +92,10 @@ fn open_with(
     problems: &mut Vec<FolderProblem>,
     read: impl Fn(usize, &Reader<'_>) -> Result<Vec<Part>, String>,
 ) -> Found {
-    let (files, parts) = each_rank(dir, "", GLOBALS, problems, |rank, reader| {
-        read(rank, reader).map_err(|problem| vec![problem])
-    });
+    let (files, parts) =
+        each_rank(dir, "", &[GLOBALS, TRAINER_GLOBALS], problems, |rank, reader| {
+            read(rank, reader).map_err(|problem| vec![problem])
+        });
     join(files, parts.into_iter().flatten(), problems)
 }
 

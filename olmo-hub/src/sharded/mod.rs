@@ -284,7 +284,7 @@ fn with_file<T>(
     let opened = File::open(dir.join(name)).map_err(HeaderError::Io);
     match opened.and_then(|file| take(&file)) {
         Ok(taken) => return Some(taken),
-        Err(HeaderError::Io(error)) => problems.push(damaged(error.to_string())),
+        Err(HeaderError::Io(error)) => problems.push(FolderProblem::unreadable(name, &error)),
         Err(HeaderError::Problems(found)) => problems.extend(found.into_iter().map(damaged)),
     }
     None
@@ -308,7 +308,7 @@ fn read_list(dir: &Path, name: &str, problems: &mut Vec<FolderProblem>) -> Optio
 fn each_rank<T>(
     dir: &Path,
     folder: &str,
-    globals: &[Global],
+    globals: &[&[Global]],
     problems: &mut Vec<FolderProblem>,
     take: impl Fn(usize, &Reader<'_>) -> Result<T, Vec<String>>,
 ) -> (Vec<String>, Vec<T>) {

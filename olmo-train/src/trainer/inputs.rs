@@ -29,16 +29,28 @@ impl Inputs {
     /// [`Error::Config`], [`Error::Data`], [`Error::Evaluator`] and [`Error::Hub`]: files that are not
     /// there, or not what they should be.
     pub(super) fn open(config: &TrainConfig, checkpoints: &Path) -> Result<Self, Error> {
-        missing::check(config)?;
-        if let Some(path) = &config.tokenizer {
-            check_tokenizer(path, config.model.vocab_size)?;
-        }
+        check_files(config)?;
         if let Some(path) = config.load_path.as_ref().filter(|_| !checkpoints.exists()) {
             ModelFolder::open(path)?;
         }
         let opened = data::open(config)?;
         config.check_growth(opened.instances.len())?;
         Ok(Self { opened, sets: TokenSets::open(config)? })
+    }
+}
+
+/// Looks at the files that a configuration names before more is done with them: that none is missing of
+/// which its own error would not say what to do, and that the tokenizer is one of the model's.
+/// [`Trainer::new`](crate::Trainer::new) begins with it; whoever opens some of the files before does so too.
+///
+/// # Errors
+///
+/// [`Error::Config`] with the first file that is not as it should be.
+pub fn check_files(config: &TrainConfig) -> Result<(), Error> {
+    missing::check(config)?;
+    match &config.tokenizer {
+        Some(path) => check_tokenizer(path, config.model.vocab_size),
+        None => Ok(()),
     }
 }
 

@@ -11,8 +11,9 @@ use olmo_hub::ModelFolder;
 use serde::Serialize;
 
 use crate::device::DeviceName;
-use crate::input::{self, Weights};
+use crate::input;
 use crate::interrupt::Interrupt;
+use crate::weights::{self, Weights};
 use crate::{output, progress};
 
 /// Measure a model
@@ -86,7 +87,7 @@ impl Ppl {
         let corpus =
             if texts.is_empty() { None } else { Some(Corpus::new(texts, BadRows::Error)?) };
         let first = self.first_token(&folder, tokenizer.as_ref())?;
-        let model = input::load(&folder, device, self.weights)?;
+        let model = weights::load(&folder, device, self.weights)?;
         let mut eval = PerplexityEval::new(&model, first)?.with_batch_size(self.batch_size)?;
         if let Some(seq_len) = self.seq_len {
             eval = eval.with_seq_len(seq_len)?;

@@ -8,7 +8,8 @@ use olmo_hub::{Dtype, TensorSpec, write_tensors_in_parts};
 use olmo_model::{Transformer, token_tensor};
 
 use crate::device::DeviceName;
-use crate::input::{self, Weights};
+use crate::input;
+use crate::weights::{self, Weights};
 
 /// Write the logits of the token after each token
 #[derive(Debug, Args)]
@@ -41,7 +42,7 @@ impl Logits {
             "the rows of {} have {seq} tokens, more than the model's context of {limit}",
             self.tokens.display()
         );
-        let model = input::load(&folder, device, self.weights)?;
+        let model = weights::load(&folder, device, self.weights)?;
         let shape = vec![rows.len(), seq, vocab_size];
         let spec = TensorSpec { name: "logits".to_owned(), dtype: Dtype::F32, shape };
         // Row by row, so that only the logits of one are held.

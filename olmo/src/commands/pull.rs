@@ -1,5 +1,6 @@
 //! `olmo pull`: a model from the Hugging Face Hub.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -38,7 +39,7 @@ pub(crate) struct Pull {
 
 #[derive(Debug, Serialize)]
 struct Report<'a> {
-    path: &'a Path,
+    path: Cow<'a, str>,
     commit: &'a str,
     revision: &'a str,
     files: &'a [String],
@@ -55,7 +56,7 @@ impl Pull {
         let path = self.to.as_deref().unwrap_or(&pulled.path);
         if self.json {
             return Ok(output::json(&Report {
-                path,
+                path: path.to_string_lossy(),
                 commit: &pulled.commit,
                 revision: &pulled.revision,
                 files: &pulled.files,

@@ -8,7 +8,7 @@ use olmo_hub::{Comparison, Layout, ModelFolder, TensorDifference, Verification};
 use serde::Serialize;
 
 use crate::device::DeviceName;
-use crate::input::QuantizationName;
+use crate::weights::QuantizationName;
 use crate::{input, output, progress};
 
 /// Check every file, tensor and value of a model, and digest its weights

@@ -19,6 +19,10 @@ mod errors;
 mod generate;
 mod inspect;
 mod kills;
+#[cfg(target_os = "linux")]
+mod memory;
+#[cfg(target_os = "linux")]
+mod paths;
 mod quickstart;
 mod runs;
 mod text;

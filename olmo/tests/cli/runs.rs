@@ -86,6 +86,43 @@ fn documents_are_measured_on_the_way_as_eval_ppl_measures_them_afterwards() {
 }
 
 #[test]
+fn documents_that_cannot_be_measured_are_refused_before_there_is_a_folder() {
+    let folder = TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    fs::write(at("docs.jsonl"), "{\"text\": \"some words\"}\n").unwrap();
+    fs::write(at("bad.jsonl"), "{\"text\": \"some words\"}\n{\"text\": 3}\n").unwrap();
+    let vocabulary = ["data", "train-tokenizer", "--vocab-size", "300", "--special", "<e>"];
+    let files = [&at("docs.jsonl"), "--out", &at("t.json")].map(str::to_owned);
+    stdout(vocabulary.into_iter().map(str::to_owned).chain(files));
+    let config = write_config(folder.path());
+    let evaluators = |file: &str| format!("evaluators=[{{label: docs, paths: ['{}']}}]", at(file));
+    let others = ["eval_interval=1".to_owned(), "model.vocab_size=320".to_owned()];
+    let tokenizer = format!("tokenizer={}", at("t.json"));
+    for (overrides, parts) in [
+        (vec![evaluators("docs.jsonl")], ["evaluator docs", "give `tokenizer`"]),
+        (vec![evaluators("docs.jsonl"), tokenizer.clone()], ["evaluator docs", "`eos_token_id`"]),
+        (
+            vec![evaluators("bad.jsonl"), tokenizer.clone(), "eos_token_id=0".to_owned()],
+            ["evaluator docs", "bad.jsonl"],
+        ),
+        (
+            vec![evaluators("none.jsonl"), tokenizer, "eos_token_id=0".to_owned()],
+            ["none.jsonl", "'evaluators=[]'"],
+        ),
+        (
+            vec![evaluators("docs.jsonl"), format!("tokenizer={}", at("none.json"))],
+            ["tokenizer", "give the tokenizer.json that made the tokens"],
+        ),
+    ] {
+        let overrides = [&overrides[..], &others].concat();
+        let output = train(&config, &overrides).assert().code(2).get_output().clone();
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert!(parts.iter().all(|part| message.contains(part)), "{parts:?} not in {message}");
+        assert!(!folder.path().join("run").exists(), "{message}");
+    }
+}
+
+#[test]
 fn a_report_lays_curves_over_each_other_and_shows_what_differs() {
     let folders = [TempDir::new().unwrap(), TempDir::new().unwrap()];
     for (i, folder) in folders.iter().enumerate() {
@@ -98,7 +135,9 @@ fn a_report_lays_curves_over_each_other_and_shows_what_differs() {
     let out = folders[0].path().join("report.html");
     let page = out.display().to_string();
     let summary = json_of(["report", &runs[0], &runs[1], "--out", &page, "--json"]);
-    assert_eq!((&summary[0]["steps"], &summary[1]["run"]), (&5.0.into(), &"run<1>".into()));
+    // Steps and tokens are whole numbers, 5 and not 5.0.
+    assert_eq!((&summary[0]["steps"], &summary[0]["tokens"]), (&5.into(), &640.into()));
+    assert_eq!(summary[1]["run"], "run<1>");
     let html = fs::read_to_string(&out).unwrap();
     let loss = html.split("<h2>train/CrossEntropyLoss</h2>").nth(1).unwrap();
     let loss = loss.split("</svg>").next().unwrap();
@@ -163,6 +202,10 @@ fn checkpoints_that_stay_are_pushed_as_branches() {
     let output = train(&config, &overrides).env_remove("HF_TOKEN").assert().code(2);
     let message = String::from_utf8_lossy(&output.get_output().stderr).into_owned();
     assert!(message.contains("HF_TOKEN"), "{message}");
+    let no_name = train(&config, &["push={repo: tiny}".to_owned()]).assert().code(2);
+    let message = String::from_utf8_lossy(&no_name.get_output().stderr).into_owned();
+    assert!(message.contains("push.repo \"tiny\""), "{message}");
+    assert!(!folder.path().join("run").exists(), "it is refused before there is a folder");
 
     hub.set_token("secret");
     train(&config, &overrides)

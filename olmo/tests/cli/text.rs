@@ -111,14 +111,19 @@ fn prompts_come_from_the_command_line_and_from_files() {
     assert_eq!(expected["text"].as_array().unwrap().len(), 3);
     assert_eq!(run(&["--prompts", text(&jsonl)]), expected);
     assert_eq!(run(&["--prompts", text(&plain), "--batch-size", "2"]), expected);
-    // Without --json, a text a line, whether as it comes or when it is there.
+    // Without --json, a line says which row follows, whether it is printed as it comes or when it is there.
     let texts: Vec<&str> =
         expected["text"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
-    let texts = texts.join("\n") + "\n";
+    let rows = prompts.iter().zip(&texts).enumerate();
+    let rows = rows
+        .map(|(i, (prompt, text))| format!("==> {} of 3: {prompt} <==\n{text}\n", i + 1))
+        .collect::<Vec<_>>();
+    let rows = rows.join("\n");
     for batch_size in ["1", "3"] {
         let extra = ["--prompts", text(&jsonl), "--batch-size", batch_size];
-        assert_eq!(stdout(base().chain(extra)), texts);
+        assert_eq!(stdout(base().chain(extra)), rows);
     }
+    assert_eq!(stdout(base().chain(given[0])), format!("{}\n", texts[0]));
     let bad = write(&fixture.folder, "bad.jsonl", "\"a\"\n{\"question\": \"b\"}");
     let assert = olmo(base().chain(["--prompts", text(&bad)])).assert().code(2);
     let message = String::from_utf8(assert.get_output().stderr.clone()).unwrap();

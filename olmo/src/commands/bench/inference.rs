@@ -4,18 +4,16 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
-use burn::tensor::DType;
 use clap::Args;
 use olmo_hub::ModelFolder;
-use olmo_model::{
-    Costs, MatrixForm, ModelConfig, Parameter, Quantization, Role, Sampling, Transformer,
-};
+use olmo_model::{Costs, ModelConfig, Parameter, Role, Sampling, Transformer};
 use serde::Serialize;
 
 use super::memory;
 use crate::device::DeviceName;
-use crate::input::{self, Weights};
+use crate::input;
 use crate::output;
+use crate::weights::{self, Weights};
 
 /// Time the tokens of one prompt
 #[derive(Debug, Args)]
@@ -90,7 +88,7 @@ impl Prefill {
             best = best.min(start.elapsed().as_secs_f64());
         }
         // The weights are read once for all of them.
-        let bytes = self.model.read_bytes(&folder, &model) / self.tokens as u64;
+        let bytes = self.model.read_bytes(&folder, &model)? / self.tokens as u64;
         self.model.report(&folder, &model, self.tokens as f64 / best, bytes)
     }
 }
@@ -116,7 +114,7 @@ impl Decode {
             best = best.min(start.elapsed().as_secs_f64());
         }
         let cached = cached_bytes(&model, self.context + self.tokens / 2);
-        let bytes = self.model.read_bytes(&folder, &model) + cached;
+        let bytes = self.model.read_bytes(&folder, &model)? + cached;
         self.model.report(&folder, &model, self.tokens as f64 / best, bytes)
     }
 }
@@ -130,45 +128,18 @@ impl ModelArgs {
             n_tokens <= limit,
             "{n_tokens} tokens are more than the model's context of {limit}"
         );
-        let model = input::load(&folder, device, self.weights)?;
+        let model = weights::load(&folder, device, self.weights)?;
         Ok((folder, model))
-    }
-
-    /// Bytes of all weights as they are held.
-    fn weight_bytes(&self, folder: &ModelFolder, model: &Transformer) -> u64 {
-        self.bytes_of(folder, model, |_| true)
     }
 
     /// Bytes of the weights that a token passes: an embedding that is not the output projection too
     /// is looked up, and of the experts only the chosen are read.
-    fn read_bytes(&self, folder: &ModelFolder, model: &Transformer) -> u64 {
+    fn read_bytes(&self, folder: &ModelFolder, model: &Transformer) -> Result<u64> {
         let config = folder.model_config();
-        let all = self.bytes_of(folder, model, |parameter| !is_looked_up(parameter, config));
+        let is_read = |parameter: &Parameter| !is_looked_up(parameter, config);
+        let all = self.weights.bytes(folder, &model.device(), is_read)?;
         let costs = Costs::new(config);
-        (all as f64 * costs.n_active_parameters as f64 / costs.n_parameters as f64) as u64
-    }
-
-    fn bytes_of(
-        &self,
-        folder: &ModelFolder,
-        model: &Transformer,
-        counts: impl Fn(&Parameter) -> bool,
-    ) -> u64 {
-        let config = folder.model_config();
-        let dtype = model.dtype();
-        // What is laid out for the CPU to compute in f32 stays in the dtype of the file.
-        let stays = dtype == DType::F32 && model.form() == MatrixForm::Packed;
-        let parameters = config.parameters().into_iter();
-        let bytes = parameters.filter(counts).map(|parameter| {
-            let n = parameter.n_elements() as u64;
-            let is_multiplied = parameter.shape.len() == 2 && !is_looked_up(&parameter, config);
-            match self.weights.quantization() {
-                Some(to) if Quantization::applies_to(&parameter) => to.bytes(n),
-                None if stays && is_multiplied => n * folder.stored_dtype().size() as u64,
-                _ => n * dtype.size() as u64,
-            }
-        });
-        bytes.sum()
+        Ok((all as f64 * costs.n_active_parameters as f64 / costs.n_parameters as f64) as u64)
     }
 
     fn report(
@@ -185,7 +156,7 @@ impl ModelArgs {
             bytes_per_token: bytes,
             bandwidth_share: tokens_per_second * bytes as f64 / memory_bandwidth,
             memory_bandwidth,
-            weight_bytes: self.weight_bytes(folder, model),
+            weight_bytes: self.weights.bytes(folder, &model.device(), |_| true)?,
             peak_bytes,
         };
         if self.json {

@@ -15,8 +15,8 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::memory;
-use crate::commands::train::memory::check_model as memory_check;
 use crate::device::DeviceName;
+use crate::memory::check_model as memory_check;
 use crate::output;
 
 /// Time whole training steps of an OLMo of any size, with random weights and tokens

@@ -15,9 +15,10 @@ use olmo_hub::ModelFolder;
 use self::conversation::{Answer, Conversation, Rules};
 use self::line::Line;
 use crate::device::DeviceName;
-use crate::input::{self, Weights};
+use crate::input;
 use crate::interrupt::Interrupt;
 use crate::sampling::SamplingOptions;
+use crate::weights::{self, Weights};
 use crate::{failure, output};
 
 /// Talk with a model
@@ -71,7 +72,7 @@ impl Chat {
         })?;
         let template = self.template(&folder)?;
         let ends = ends(&folder, &tokenizer, &template)?;
-        let model = input::load(&folder, device, self.weights)?;
+        let model = weights::load(&folder, device, self.weights)?;
         let rules = Rules {
             template,
             tokenizer,

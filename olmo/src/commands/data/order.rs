@@ -80,7 +80,7 @@ struct Report {
     indices: Vec<u32>,
     /// The file that was written.
     #[serde(skip_serializing_if = "Option::is_none")]
-    file: Option<PathBuf>,
+    file: Option<String>,
 }
 
 impl Order {
@@ -106,7 +106,7 @@ impl Order {
             return Ok(output::json(&report)?);
         }
         if let Some(file) = &report.file {
-            output::complain(&format!("written to {}", file.display()));
+            output::complain(&format!("written to {file}"));
         }
         let indices: Vec<String> = report.indices.iter().map(ToString::to_string).collect();
         if indices.is_empty() { Ok(()) } else { Ok(output::line(indices.join("\n"))?) }
@@ -140,6 +140,7 @@ impl Order {
             order.write_global_indices(file)?;
         }
         let total = order.global_indices().len();
+        let file = file.map(|file| file.display().to_string());
         Ok(Report { total, indices: order.rank_indices().collect(), file })
     }
 
@@ -168,7 +169,7 @@ impl Order {
         };
         let order = FslOrder::new(dataset.len(), &config)?;
         let write = |folder| order.write_global_indices(folder);
-        let file = self.folder()?.map(write).transpose()?;
+        let file = self.folder()?.map(write).transpose()?.map(|file| file.display().to_string());
         let seen = self.start_index / batch;
         let indices = order.rank_indices(seen, self.rank, self.world_size)?.collect();
         Ok(Report { total: order.total_batches() * batch, indices, file })

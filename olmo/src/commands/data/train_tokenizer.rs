@@ -34,8 +34,8 @@ pub(crate) struct TrainTokenizer {
 
 /// What is printed.
 #[derive(Debug, Serialize)]
-struct Report<'a> {
-    file: &'a PathBuf,
+struct Report {
+    file: String,
     vocab_size: usize,
 }
 
@@ -52,7 +52,8 @@ impl TrainTokenizer {
         let tokenizer = training.train(texts)?;
         bar.finish_and_clear();
         tokenizer.save(&self.out)?;
-        let report = Report { file: &self.out, vocab_size: tokenizer.vocab_size() };
+        let report =
+            Report { file: self.out.display().to_string(), vocab_size: tokenizer.vocab_size() };
         if self.json {
             return Ok(output::json(&report)?);
         }
@@ -63,7 +64,7 @@ impl TrainTokenizer {
                 output::grouped(self.vocab_size as u64)
             ));
         }
-        Ok(output::line(format!("{n} tokens in {}", self.out.display()))?)
+        Ok(output::line(format!("{n} tokens in {}", report.file))?)
     }
 }
 

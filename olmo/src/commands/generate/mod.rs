@@ -1,6 +1,7 @@
 //! `olmo generate`: prompts, continued.
 
 mod beams;
+mod heading;
 mod prompts;
 mod report;
 mod row;
@@ -10,6 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
+use olmo_data::Tokenizer;
 use olmo_model::{Sampling, Transformer};
 
 use self::beams::BeamOptions;
@@ -17,12 +19,15 @@ use self::prompts::Prompts;
 use self::report::Report;
 use self::row::{Row, Rules};
 use crate::device::DeviceName;
-use crate::input::{self, Weights};
+use crate::input;
 use crate::interrupt::Interrupt;
 use crate::output;
 use crate::sampling::SamplingOptions;
+use crate::weights::{self, Weights};
 
 /// Continue prompts, or rows of tokens
+///
+/// The text of each of several rows has a line above it, which says which row it is and how its prompt begins.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   olmo generate --model OLMo-2-0425-1B --prompt \"The capital of France is\"
@@ -85,19 +90,19 @@ impl Generate {
             ends.extend(&folder.special().eos_token_id);
         }
         let search = self.beams.search(self.max_new_tokens, ends.clone(), vocab_size)?;
-        let rows = self.prompts.rows(&folder, tokenizer.as_ref())?;
-        let model = input::load(&folder, device, self.weights)?;
+        let prompts = self.prompts.rows(&folder, tokenizer.as_ref())?;
+        let model = weights::load(&folder, device, self.weights)?;
 
         let interrupt = Interrupt::listen()?;
         let mut report = Report::default();
         let start = Instant::now();
         if let Some(search) = search {
-            for row in &rows {
+            for prompt in &prompts {
                 if interrupt.is_asked() {
                     break;
                 }
-                beams::run(&model, &search, row, tokenizer.as_ref(), &mut report)?;
-                self.print_from(report.tokens.len() - 1, &report)?;
+                beams::run(&model, &search, prompt, tokenizer.as_ref(), &mut report)?;
+                self.print_from(report.tokens.len() - 1, &report, &prompts, tokenizer.as_ref())?;
             }
         } else {
             let rules = Rules {
@@ -109,14 +114,17 @@ impl Generate {
                 // Rows that grow together cannot be printed as they do.
                 streams: !self.json && self.batch_size == 1 && tokenizer.is_some(),
             };
-            for rows in rows.chunks(self.batch_size) {
+            for batch in prompts.chunks(self.batch_size) {
                 if interrupt.is_asked() {
                     break;
                 }
                 let first = report.tokens.len();
-                run_batch(&model, rows, &sampling, &rules, &interrupt, &mut report)?;
+                if let Some(tokenizer) = tokenizer.as_ref().filter(|_| rules.streams) {
+                    heading::print(first, &prompts, tokenizer)?;
+                }
+                run_batch(&model, batch, &sampling, &rules, &interrupt, &mut report)?;
                 if !rules.streams {
-                    self.print_from(first, &report)?;
+                    self.print_from(first, &report, &prompts, tokenizer.as_ref())?;
                 }
             }
         }
@@ -132,14 +140,23 @@ impl Generate {
     }
 
     /// Prints the rows of a report that are not printed yet, where it will not be printed as a whole.
-    fn print_from(&self, first: usize, report: &Report) -> Result<()> {
+    fn print_from(
+        &self,
+        first: usize,
+        report: &Report,
+        prompts: &[Vec<u32>],
+        tokenizer: Option<&Tokenizer>,
+    ) -> Result<()> {
         if self.json {
             return Ok(());
         }
         for row in first..report.tokens.len() {
-            match &report.text {
-                Some(texts) => output::line(&texts[row])?,
-                None => output::json(&report.tokens[row])?,
+            match (&report.text, tokenizer) {
+                (Some(texts), Some(tokenizer)) => {
+                    heading::print(row, prompts, tokenizer)?;
+                    output::line(&texts[row])?;
+                }
+                _ => output::json(&report.tokens[row])?,
             }
         }
         Ok(())

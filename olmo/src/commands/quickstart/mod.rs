@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use burn::tensor::Device;
 use clap::Args;
 use olmo_data::{BadRows, Corpus, SpecialTokens, Tokenizer};
@@ -48,7 +48,7 @@ struct Report {
     bits_per_byte: BitsPerByte,
     /// The prompt, and what the model made of it.
     samples: Vec<String>,
-    model: PathBuf,
+    model: String,
     seconds: f64,
 }
 
@@ -70,6 +70,11 @@ const PROMPTS: [&str; 2] = ["//! The learning rate", "    pub fn new("];
 impl Quickstart {
     pub(crate) fn run(&self, device: DeviceName) -> Result<()> {
         let start = Instant::now();
+        ensure!(
+            self.out.to_str().is_some(),
+            "--out {} is not UTF-8, which config.yaml needs; give another folder",
+            self.out.display()
+        );
         let device = device.open()?;
         let interrupt = Interrupt::listen()?;
         let data = self.out.join("data");
@@ -111,7 +116,7 @@ impl Quickstart {
         for sample in &report.samples {
             output::line(format!("\n{sample}"))?;
         }
-        let (model, data) = (report.model.display(), self.out.join("data"));
+        let (model, data) = (&report.model, self.out.join("data"));
         output::line(format!(
             "\n{}\nreport: {}\n\nnext:\n  \
              olmo generate --model \"{model}\" --prompt \"impl \" --temperature 0.8\n  \
@@ -167,7 +172,7 @@ fn judged(
     Ok(Report {
         bits_per_byte: BitsPerByte { before, after },
         samples: samples.collect::<Result<_>>()?,
-        model: folder.to_owned(),
+        model: folder.display().to_string(),
         seconds: 0.0,
     })
 }

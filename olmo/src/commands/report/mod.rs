@@ -70,9 +70,9 @@ const LEFT_OUT: [&str; 7] = [
 #[derive(Debug, Serialize)]
 struct Summary {
     run: String,
-    folder: PathBuf,
-    steps: f64,
-    tokens: f64,
+    folder: String,
+    steps: u64,
+    tokens: u64,
     loss: Option<f64>,
     gflops: Option<f64>,
     kwh: Option<f64>,
@@ -136,9 +136,9 @@ impl Summary {
     fn of(run: &Run) -> Self {
         Self {
             run: run.name.clone(),
-            folder: run.folder.clone(),
-            steps: run.last("step").unwrap_or(0.0),
-            tokens: run.last("throughput/total_tokens").unwrap_or(0.0),
+            folder: run.folder.display().to_string(),
+            steps: run.last("step").unwrap_or(0.0) as u64,
+            tokens: run.last("throughput/total_tokens").unwrap_or(0.0) as u64,
             loss: run.last("train/CrossEntropyLoss"),
             gflops: run.last("throughput/total_training_Gflops"),
             kwh: run.last("energy/total_kWh"),
@@ -163,8 +163,8 @@ fn summary_table(summaries: &[Summary]) -> String {
     for summary in summaries {
         rows.push(vec![
             summary.run.clone(),
-            format!("{:.0}", summary.steps),
-            output::scaled(summary.tokens as u64),
+            summary.steps.to_string(),
+            output::scaled(summary.tokens),
             known(summary.loss, 3),
             summary.gflops.map_or("not known".to_owned(), |g| format!("{:.2e}", g * 1e9)),
             known(summary.kwh, 4),

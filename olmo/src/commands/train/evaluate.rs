@@ -19,7 +19,6 @@ use crate::interrupt::Interrupt;
 pub(super) struct Evaluators {
     sets: Vec<Set>,
     seq_len: usize,
-    interrupt: Interrupt,
 }
 
 struct Set {
@@ -31,7 +30,7 @@ struct Set {
 }
 
 impl Evaluators {
-    pub(super) fn open(config: &TrainConfig, interrupt: &Interrupt) -> Result<Self> {
+    pub(super) fn open(config: &TrainConfig) -> Result<Self> {
         let mut of_documents =
             config.evaluators.iter().filter(|set| !set.is_of_tokens()).peekable();
         let tokenizer = match &config.tokenizer {
@@ -44,15 +43,19 @@ impl Evaluators {
                 .with_context(|| format!("evaluator {}", set.label))
         };
         let sets = of_documents.map(open).collect::<Result<_>>()?;
-        Ok(Self { sets, seq_len, interrupt: interrupt.clone() })
+        Ok(Self { sets, seq_len })
     }
 
     /// Loss, perplexity and bits per byte of each set. Where the user asks to stop there
     /// are no scores: the run stops and saves, and measures again when it goes on.
-    pub(super) fn run(&self, model: &Transformer) -> Result<BTreeMap<String, f64>> {
+    pub(super) fn run(
+        &self,
+        model: &Transformer,
+        interrupt: &Interrupt,
+    ) -> Result<BTreeMap<String, f64>> {
         let mut scores = BTreeMap::new();
         for set in &self.sets {
-            match set.measure(model, self.seq_len, &self.interrupt) {
+            match set.measure(model, self.seq_len, interrupt) {
                 Ok(found) => scores.extend(found),
                 Err(olmo_eval::Error::Cancelled) => return Ok(BTreeMap::new()),
                 Err(error) => {

@@ -1,10 +1,10 @@
 //! `olmo train`: a configuration, trained.
 
+mod beside;
 #[cfg(all(feature = "tui", unix))]
 mod dashboard;
 mod dry_run;
 mod evaluate;
-pub(super) mod memory;
 #[cfg(feature = "net")]
 mod publish;
 mod shown;
@@ -18,11 +18,11 @@ use olmo_train::metrics::measure_peak_flops;
 use olmo_train::official::Note;
 use olmo_train::{Outcome, TrainConfig, Trainer};
 
-pub(crate) use self::memory::OutOfMemory;
+use self::beside::Beside;
 use self::shown::Shown;
 use crate::device::DeviceName;
 use crate::interrupt::Interrupt;
-use crate::{failure, output};
+use crate::{failure, memory, output};
 
 /// Train a model, or go on where an interrupted run stopped
 #[derive(Debug, Args)]
@@ -111,7 +111,8 @@ impl Train {
             return dry_run::print(&config, machine, self.json);
         }
         let (device, name) = (device.open()?, device);
-        memory::check(&config, name)?;
+        memory::check_run(&config, name)?;
+        let beside = Beside::open(&config)?;
         let mut trainer = Trainer::new(config, &device)?;
         for (path, error) in trainer.set_aside() {
             output::complain(&format!("went back to before {}: {error}", path.display()));
@@ -120,7 +121,7 @@ impl Train {
             trainer.set_peak_flops(measure_peak_flops(&device, trainer.config().precision));
         }
         let interrupt = Interrupt::listen()?;
-        let shown = Shown::new(trainer.config(), &interrupt, self.json, self.tui())?;
+        let shown = Shown::new(trainer.config(), beside, &interrupt, self.json, self.tui())?;
         let before = trainer.global_step();
         run_shown(&mut trainer, &interrupt, shown)?;
         if before > 0 && trainer.global_step() == before {
@@ -150,7 +151,8 @@ impl Train {
 /// Runs a trainer to its end under a progress bar. An interruption is an error: nothing is lost,
 /// but what was asked for is not done.
 pub(super) fn run(trainer: &mut Trainer, interrupt: &Interrupt, json: bool) -> Result<()> {
-    run_shown(trainer, interrupt, Shown::new(trainer.config(), interrupt, json, false)?)
+    let beside = Beside::open(trainer.config())?;
+    run_shown(trainer, interrupt, Shown::new(trainer.config(), beside, interrupt, json, false)?)
 }
 
 fn run_shown(trainer: &mut Trainer, interrupt: &Interrupt, mut shown: Shown) -> Result<()> {

@@ -19,6 +19,14 @@ use crate::{failure, output};
 /// What the links of a queued checkpoint begin with: they outlast a run that is killed.
 const QUEUED_PREFIX: &str = ".push-";
 
+/// Where checkpoints are to go.
+#[derive(Debug)]
+pub(super) struct Target {
+    repo: Repo,
+    settings: Settings,
+    private: bool,
+}
+
 /// Sends checkpoints one after the other on a thread of its own.
 #[derive(Debug)]
 pub(super) struct Publisher {
@@ -35,10 +43,9 @@ struct Queued {
     branch: String,
 }
 
-impl Publisher {
-    /// Begins with what a run that was killed had queued; nothing is asked of the Hub before a checkpoint
-    /// is there.
-    pub(super) fn start(config: &PushConfig, checkpoints: &Path) -> Result<Self> {
+impl Target {
+    /// What a configuration asks for, as far as it can be seen without the Hub.
+    pub(super) fn of(config: &PushConfig) -> Result<Self> {
         let repo: Repo =
             config.repo.parse().with_context(|| format!("push.repo {:?}", config.repo))?;
         let settings = Settings::from_env();
@@ -48,7 +55,13 @@ impl Publisher {
             "push is there: set HF_TOKEN to a token that may write {}",
             repo.id()
         );
-        let private = config.private;
+        Ok(Self { repo, settings, private: config.private })
+    }
+
+    /// Begins with what a run that was killed had queued; nothing is asked of the Hub before a checkpoint
+    /// is there.
+    pub(super) fn start(self, checkpoints: &Path) -> Result<Publisher> {
+        let Self { repo, settings, private } = self;
         let (queue, received) = mpsc::channel::<Queued>();
         let work = move || {
             let mut failed = Vec::new();
@@ -69,9 +82,11 @@ impl Publisher {
         for queued in Queued::left(checkpoints) {
             queue.send(queued).map_err(|_| anyhow!("the thread that sends has ended"))?;
         }
-        Ok(Self { queue, thread })
+        Ok(Publisher { queue, thread })
     }
+}
 
+impl Publisher {
     /// Queues a checkpoint, unless it only stays until the next.
     pub(super) fn send(&self, checkpoint: &Path) -> Result<()> {
         if Manifest::read(checkpoint)?.kept == Kept::Ephemeral {

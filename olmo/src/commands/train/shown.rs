@@ -12,6 +12,7 @@ use olmo_model::Transformer;
 use olmo_optim::BatchPlan;
 use olmo_train::{Evaluation, Observer, StepMetrics, TrainConfig};
 
+use super::beside::Beside;
 #[cfg(all(feature = "tui", unix))]
 use super::dashboard::Dashboard;
 use super::evaluate::Evaluators;
@@ -39,6 +40,7 @@ pub(super) struct Shown {
     evaluators: Evaluators,
     #[cfg(feature = "net")]
     publisher: Option<Publisher>,
+    interrupt: Interrupt,
     /// The first failure to print; the run goes on, it is the reader that has gone.
     broken: Option<io::Error>,
 }
@@ -46,19 +48,14 @@ pub(super) struct Shown {
 impl Shown {
     pub(super) fn new(
         config: &TrainConfig,
+        beside: Beside,
         interrupt: &Interrupt,
         json: bool,
         tui: bool,
     ) -> Result<Self> {
-        #[cfg(not(feature = "net"))]
-        anyhow::ensure!(
-            config.push.is_none(),
-            "push is there, but this build has no network; build with `--features net`"
-        );
-        let evaluators = Evaluators::open(config, interrupt)?;
         #[cfg(feature = "net")]
-        let publisher = match &config.push {
-            Some(push) => Some(Publisher::start(push, &config.save_folder.join("checkpoints"))?),
+        let publisher = match beside.target {
+            Some(target) => Some(target.start(&config.save_folder.join("checkpoints"))?),
             None => None,
         };
         let plan = config.batch_plan();
@@ -80,9 +77,10 @@ impl Shown {
             last_line: None,
             max_steps: config.max_duration,
             plan,
-            evaluators,
+            evaluators: beside.evaluators,
             #[cfg(feature = "net")]
             publisher,
+            interrupt: interrupt.clone(),
             broken: None,
         })
     }
@@ -180,7 +178,7 @@ impl Observer for Shown {
     }
 
     fn evaluate(&mut self, _: u64, model: &Transformer) -> Evaluation {
-        self.evaluators.run(model).map_err(Into::into)
+        self.evaluators.run(model, &self.interrupt).map_err(Into::into)
     }
 
     fn on_scores(&mut self, step: u64, scores: &BTreeMap<String, f64>) {
