@@ -173,7 +173,7 @@ fn put<const N: usize>(
 }
 
 fn q8_block(block: &[f32; BLOCK]) -> ([u8; BLOCK], bf16) {
-    let largest = block.iter().fold(0.0, larger).abs();
+    let largest = block.iter().copied().fold(0.0, larger).abs();
     let scale = away_from_zero(largest / 127.0);
     let inverse = inverse(scale);
     let mut bytes = [0; BLOCK];
@@ -184,7 +184,7 @@ fn q8_block(block: &[f32; BLOCK]) -> ([u8; BLOCK], bf16) {
 }
 
 fn q4_block(block: &[f32; BLOCK]) -> ([u8; BLOCK / 2], bf16) {
-    let largest = block.iter().fold(0.0, larger);
+    let largest = block.iter().copied().fold(0.0, larger);
     let scale = away_from_zero(largest / -8.0);
     let inverse = inverse(scale);
     let number =
@@ -199,8 +199,8 @@ fn q4_block(block: &[f32; BLOCK]) -> ([u8; BLOCK / 2], bf16) {
 
 /// The one of larger magnitude, of equal ones the first. Magnitudes are ordered as their bits are, with what
 /// is no number above all.
-fn larger(a: f32, b: &f32) -> f32 {
-    if b.abs().to_bits() > a.abs().to_bits() { *b } else { a }
+fn larger(a: f32, b: f32) -> f32 {
+    if b.abs().to_bits() > a.abs().to_bits() { b } else { a }
 }
 
 /// The nearest whole number of one below 2^22 in magnitude, of two the even one; 0 for NaN. Adding

@@ -5,6 +5,7 @@ use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
@@ -156,9 +157,21 @@ impl Download<'_> {
                 let (url, attempts) = (self.url(file), fruitless);
                 return Err(Error::Hub(HubError::Network { url, problem, attempts }));
             }
-            sleep(self.client.settings.retry_delay.saturating_mul(1 << fruitless.min(6)));
+            self.wait(self.client.settings.retry_delay.saturating_mul(1 << fruitless.min(6)))?;
         }
         out.sync_all().map_err(Error::io(incomplete, "write"))
+    }
+
+    /// Waits, unless it is to stop.
+    fn wait(&self, time: Duration) -> Result<()> {
+        let start = Instant::now();
+        while let Some(left) = time.checked_sub(start.elapsed()) {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(Error::Hub(HubError::Stopped));
+            }
+            sleep(left.min(Duration::from_millis(100)));
+        }
+        Ok(())
     }
 
     /// Fetches what comes in one piece from `at` on; why it ended early, if it did.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -64,6 +64,8 @@ pub struct Pushed {
     pub url: String,
     /// Bytes of large files that were sent, those that the Hub had already not counted.
     pub n_sent: u64,
+    /// Files that the repository ignores, by its `.gitignore`: they are not in the commit.
+    pub ignored: Vec<String>,
 }
 
 impl Push<'_> {
@@ -71,7 +73,7 @@ impl Push<'_> {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] where the folder cannot be read.
+    /// [`Error::Io`] where the folder cannot be read, or a file's name is no text, as the Hub's are.
     pub fn plan(&self) -> Result<Vec<Planned>> {
         let mut found = BTreeMap::new();
         walk(self.dir, "", &mut found)?;
@@ -137,14 +139,19 @@ pub fn push(request: &Push<'_>, mut progress: impl FnMut(u64)) -> Result<Pushed>
         }
     }
     let (commit, url) = sender.commit(&lines).map_err(Error::Hub)?;
-    Ok(Pushed { commit, url, n_sent })
+    let ignored = planned.into_iter().map(|file| file.path);
+    let ignored = ignored.filter(|path| !is_large.contains_key(path)).collect();
+    Ok(Pushed { commit, url, n_sent, ignored })
 }
 
 fn walk(dir: &Path, prefix: &str, found: &mut BTreeMap<String, Planned>) -> Result<()> {
     for entry in fs::read_dir(dir).map_err(Error::io(dir, "list"))? {
         let entry = entry.map_err(Error::io(dir, "list"))?;
         let path = entry.path();
-        let Some(name) = entry.file_name().to_str().map(ToOwned::to_owned) else { continue };
+        let Ok(name) = entry.file_name().into_string() else {
+            let problem = io::Error::new(io::ErrorKind::InvalidData, "its name is not UTF-8");
+            return Err(Error::io(&path, "send")(problem));
+        };
         if name.starts_with('.')
             || name.starts_with(TEMPORARY_PREFIX)
             || name.starts_with(REPLACED_PREFIX)

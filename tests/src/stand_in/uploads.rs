@@ -66,7 +66,9 @@ fn preupload(body: &Value) -> Reply {
     let mode = |file: &Value| {
         let path = file["path"].as_str().unwrap_or_default();
         let mode = if is_large(path) { "lfs" } else { "regular" };
-        json!({ "path": path, "uploadMode": mode, "shouldIgnore": false, "oid": null })
+        // As if the repository had a `.gitignore` of them.
+        let ignored = path.ends_with(".log");
+        json!({ "path": path, "uploadMode": mode, "shouldIgnore": ignored, "oid": null })
     };
     Reply::json(&json!({ "files": files.iter().map(mode).collect::<Value>() }))
 }

@@ -36,6 +36,27 @@ fn revisions_are_listed_sorted_and_found_by_their_beginning() {
     assert!(text.contains("step1000-tokens4B") && !text.contains("step2000"), "{text}");
 }
 
+#[cfg(unix)]
+#[test]
+fn a_name_that_the_hub_cannot_have_is_refused() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let (hub, dir) = (StandIn::start(), tempfile::tempdir().expect("a folder"));
+    let name = std::ffi::OsStr::from_bytes(b"caf\xe9.txt");
+    std::fs::write(dir.path().join(name), "text").expect("written");
+    let settings = settings(&hub, dir.path());
+    let repo: Repo = "me/pushed".parse().expect("a name");
+    let request = Push {
+        repo: &repo,
+        settings: &settings,
+        dir: dir.path(),
+        extra: &[],
+        message: "m",
+        private: true,
+    };
+    let error = request.plan().expect_err("no text").to_string();
+    assert!(error.contains("UTF-8") && error.contains("caf"), "{error}");
+}
+
 #[test]
 fn what_is_pushed_can_be_pulled() {
     let (hub, cache) = (StandIn::start(), tempfile::tempdir().expect("a folder"));
@@ -44,7 +65,8 @@ fn what_is_pushed_can_be_pulled() {
     let dir = golden("hf/olmo2");
     let settings = Settings { token: Some("secret".to_owned()), ..settings(&hub, cache.path()) };
     let repo: Repo = "me/pushed@step1".parse().expect("a name");
-    let extra = [("README.md".to_owned(), b"# pushed\n".to_vec())];
+    let extra = [("README.md", "# pushed\n"), ("run.log", "ignored there")]
+        .map(|(name, text)| (name.to_owned(), text.as_bytes().to_vec()));
     let request = Push {
         repo: &repo,
         settings: &settings,
@@ -56,6 +78,7 @@ fn what_is_pushed_can_be_pulled() {
     // The third part fails for good; what was sent whole is not sent again.
     hub.fail("/storage/", FaultKind::Status(500), 2);
     let pushed = hub::push(&request, |_| ()).expect("pushed");
+    assert_eq!(pushed.ignored, ["run.log"]);
     let mut expected = files_of(&dir);
     expected.push(extra[0].clone());
     let there = hub.files("me/pushed", "step1");

@@ -61,6 +61,8 @@ struct Sent {
     commit: String,
     url: String,
     bytes: u64,
+    /// Files that the repository does not take.
+    ignored: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -101,7 +103,11 @@ impl Push {
             let pushed = hub::push(&request, |n| bar.inc(n))?;
             bar.finish_and_clear();
             let (commit, url, bytes) = (pushed.commit, pushed.url, pushed.n_sent);
-            report.sent = Some(Sent { commit, url, bytes });
+            if !pushed.ignored.is_empty() {
+                let names = pushed.ignored.join(", ");
+                output::complain(&format!("warning: the repository ignores {names}: not sent"));
+            }
+            report.sent = Some(Sent { commit, url, bytes, ignored: pushed.ignored });
         }
         if self.json { Ok(output::json(&report)?) } else { report.print(&extra) }
     }
