@@ -67,7 +67,7 @@ fn preupload(body: &Value) -> Reply {
         let path = file["path"].as_str().unwrap_or_default();
         let mode = if is_large(path) { "lfs" } else { "regular" };
         // As if the repository had a `.gitignore` of them.
-        let ignored = path.ends_with(".log");
+        let ignored = std::path::Path::new(path).extension() == Some("log".as_ref());
         json!({ "path": path, "uploadMode": mode, "shouldIgnore": ignored, "oid": null })
     };
     Reply::json(&json!({ "files": files.iter().map(mode).collect::<Value>() }))
