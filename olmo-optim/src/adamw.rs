@@ -15,6 +15,9 @@
 //! instructions; torch's kernels fuse some of them where the machine can, which differs from ours in
 //! the last bit.
 //!
+//! OLMo-core's `SkipStepAdamW` with `step_increment_bugfix=False`, which the runs before its version 2.2
+//! were made with, has `t = 1` at every step; see [`AdamW::with_step_increment_bugfix`].
+//!
 //! There are two implementations with the same result to the bit: burn's tensor operations, for any
 //! device, and one pass in place over the buffers, for the flex CPU device. The
 //! reference's `selective_updates` and `amsgrad` are not implemented.
@@ -78,6 +81,8 @@ impl AdamWConfig {
 pub struct AdamW {
     betas: [f64; 2],
     eps: f64,
+    /// Whether steps are counted.
+    counts_steps: bool,
     states: BTreeMap<String, Moments>,
 }
 
@@ -89,7 +94,16 @@ impl AdamW {
     /// See [`AdamWConfig::validate`].
     pub fn new(config: &AdamWConfig) -> Result<Self, Error> {
         config.validate()?;
-        Ok(Self { betas: config.betas, eps: config.eps, states: BTreeMap::new() })
+        let AdamWConfig { betas, eps, .. } = *config;
+        Ok(Self { betas, eps, counts_steps: true, states: BTreeMap::new() })
+    }
+
+    /// Where `is_fixed` is false, makes the mistake of OLMo-core's `SkipStepAdamW` before its version
+    /// 2.2: steps are not counted, so that moments are corrected at every step as at the first.
+    #[must_use]
+    pub fn with_step_increment_bugfix(mut self, is_fixed: bool) -> Self {
+        self.counts_steps = is_fixed;
+        self
     }
 }
 
@@ -134,8 +148,8 @@ impl Optimizer for AdamW {
             .states
             .remove(path)
             .unwrap_or_else(|| Moments::zeros(weight.dims()[0], &weight.device()));
-        let step = step + 1;
-        let scalars = Scalars::new(self.betas, self.eps, step, options);
+        let scalars = Scalars::new(self.betas, self.eps, step + 1, options);
+        let step = step + u64::from(self.counts_steps);
         let (weight, exp_avg, exp_avg_sq) = apply(weight, exp_avg, exp_avg_sq, grad, &scalars);
         self.states.insert(path.to_owned(), Moments { step, exp_avg, exp_avg_sq });
         Ok(weight)

@@ -6,8 +6,8 @@
 //! Deviations are of a sample (divisor `n - 1`); they are computed in f64 from values in f32, which
 //! is what the reference computes in.
 //!
-//! With AdamW this is `SkipStepAdamW`, with [`crate::LionW`] `SkipStepLion`. The reference's switch
-//! `step_increment_bugfix: false`, which keeps the step count at 0, is not implemented.
+//! With AdamW this is `SkipStepAdamW`, with [`crate::LionW`] `SkipStepLion`. The reference's train module
+//! tells the rule a norm only where gradients are clipped by it; else losses alone are judged.
 
 use serde::{Deserialize, Serialize};
 
@@ -81,11 +81,12 @@ impl SkipStep {
         self
     }
 
-    /// Whether the step with this loss and this gradient norm is to be made; remembers both.
-    pub fn admits(&mut self, loss: f64, grad_norm: f64) -> bool {
+    /// Whether the step with this loss and this gradient norm, where there is one, is to be made;
+    /// remembers both.
+    pub fn admits(&mut self, loss: f64, grad_norm: Option<f64>) -> bool {
         let length = self.config.rolling_interval_length;
-        for (values, value) in [(&mut self.losses, loss), (&mut self.grad_norms, grad_norm)] {
-            values.push(value as f32);
+        for (values, value) in [(&mut self.losses, Some(loss)), (&mut self.grad_norms, grad_norm)] {
+            values.extend(value.map(|value| value as f32));
             let excess = values.len().saturating_sub(length + 1);
             values.drain(..excess);
         }
@@ -118,22 +119,26 @@ mod tests {
     #[test]
     fn a_spike_is_skipped_once_there_is_something_to_compare_with() {
         let mut skip = rule();
-        assert!(skip.admits(2.0, 1.0) && skip.admits(100.0, 50.0) && skip.admits(2.1, 1.1));
+        assert!(
+            skip.admits(2.0, Some(1.0))
+                && skip.admits(100.0, Some(50.0))
+                && skip.admits(2.1, Some(1.1))
+        );
         let mut skip = rule();
         for i in 0..6 {
-            assert!(skip.admits(2.0 + 0.1 * f64::from(i % 2), 1.0 + 0.1 * f64::from(i % 3)));
+            assert!(skip.admits(2.0 + 0.1 * f64::from(i % 2), Some(1.0 + 0.1 * f64::from(i % 3))));
         }
-        assert!(!skip.clone().admits(9.0, 1.0), "the loss");
-        assert!(!skip.clone().admits(2.0, 9.0), "the norm");
-        assert!(!skip.clone().admits(f64::NAN, 1.0), "not a number");
-        assert!(skip.admits(-9.0, 0.0), "below the mean is no spike");
+        assert!(!skip.clone().admits(9.0, Some(1.0)), "the loss");
+        assert!(!skip.clone().admits(2.0, Some(9.0)), "the norm");
+        assert!(!skip.clone().admits(f64::NAN, Some(1.0)), "not a number");
+        assert!(skip.admits(-9.0, Some(0.0)), "below the mean is no spike");
     }
 
     #[test]
     fn what_was_seen_goes_on_from_a_checkpoint() {
         let mut skip = rule();
         (0..20).for_each(|i| {
-            skip.admits(2.0 + 0.1 * f64::from(i % 3), 1.0);
+            skip.admits(2.0 + 0.1 * f64::from(i % 3), Some(1.0));
         });
         let json = serde_json::to_string(&skip).unwrap();
         let saved: SkipStep = serde_json::from_str(&json).unwrap();

@@ -260,7 +260,7 @@ impl Trainer {
         let cross_entropy = losses.cross_entropy / divisor;
         let clipping = clip(&self.config, &gradients, &mut self.averages, at)?;
         let total_grad_norm = clipping.total_norm.value();
-        let fault = self.faults.judge(cross_entropy, total_grad_norm);
+        let fault = self.faults.judge(cross_entropy, total_grad_norm, self.config.judges_norm());
         if let (Some(fault), Some(model)) = (fault, &self.model) {
             self.faults.handle(fault, step, &self.config, model, &batch)?;
         }
@@ -290,7 +290,7 @@ impl Trainer {
             load_imbalance: losses.load_imbalance(),
             total_grad_norm,
             clip_coefficient: clipping.coefficient,
-            step_skipped: fault.map(|_| 1.0),
+            step_skipped: self.config.step_skipped(fault.is_some()),
             learning_rate: lr,
             global_batch_size: grows.then_some(batch.tokens.len() as u64),
             epoch,

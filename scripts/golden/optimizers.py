@@ -50,7 +50,11 @@ def lion() -> None:
 
 
 def skip_step() -> None:
-    """120 steps with spikes of loss and of norm, an interval of 32 and of 128; weights after each tenth step."""
+    """120 steps with spikes of loss and of norm, an interval of 32 and of 128; weights after each tenth step.
+
+    `loss_only` is told no norms, as where gradients are not clipped; `uncounted` has the mistake that
+    step_increment_bugfix=False brings back.
+    """
     generator = torch.Generator().manual_seed(SEED + 1)
     n_steps, size = 120, 17
     grads = torch.randn(n_steps, size, generator=generator) * 0.1
@@ -62,16 +66,19 @@ def skip_step() -> None:
     norms = torch.stack([torch.linalg.vector_norm(g) for g in grads])
     start = torch.randn(size, generator=generator)
     tensors = {"start": start, "grads": grads, "losses": losses, "norms": norms}
-    runs = {"short": (32, 4), "default": (128, 6)}
-    for name, (length, sigma) in runs.items():
+    runs = {"short": (32, 4, True, True), "default": (128, 6, True, True), "loss_only": (32, 4, False, True), "uncounted": (32, 4, True, False)}
+    for name, (length, sigma, is_clipped, bugfix) in runs.items():
         p = nn.Parameter(start.clone())
         optimizer = SkipStepAdamW(
-            [p], lr=1e-2, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, rolling_interval_length=length, sigma_factor=sigma
+            [p], lr=1e-2, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, rolling_interval_length=length, sigma_factor=sigma,
+            step_increment_bugfix=bugfix,
         )
         skipped, weights = [], []
         for step in range(n_steps):
             p.grad = grads[step].clone()
-            optimizer.latest_loss, optimizer.latest_grad_norm = losses[step], norms[step]
+            optimizer.latest_loss = losses[step]
+            if is_clipped:
+                optimizer.latest_grad_norm = norms[step]
             optimizer.step()
             skipped.append(optimizer.step_skipped.item())
             if step % 10 == 9:
@@ -79,7 +86,10 @@ def skip_step() -> None:
         tensors |= {f"{name}.skipped": torch.tensor(skipped), f"{name}.weights": torch.stack(weights)}
         tensors[f"{name}.step"] = optimizer.state[p]["step"].clone().reshape(1)
         print(f"skip_step {name}: skipped {int(sum(skipped))} of {n_steps}")
-    settings = {name: {"rolling_interval_length": n, "sigma_factor": s} for name, (n, s) in runs.items()}
+    settings = {
+        name: {"rule": {"rolling_interval_length": n, "sigma_factor": s}, "is_clipped": clipped, "step_increment_bugfix": bugfix}
+        for name, (n, s, clipped, bugfix) in runs.items()
+    }
     path = write_safetensors("optim/skip_step.safetensors", tensors, {"settings": json.dumps(settings, sort_keys=True)})
     record(path, __file__, ["ai2-olmo-core", "torch"], SEED + 1, "same steps; weights 1e-6 of the largest")
 

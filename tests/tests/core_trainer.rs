@@ -99,7 +99,7 @@ fn follow(run: &str, step: u64) {
             *worst = worst.max((found - column[i]).abs() / column[i].abs());
         }
         if let Some(skipped) = &reference.skipped {
-            let found = metrics.step_skipped.unwrap_or(0.0);
+            let found = metrics.step_skipped.expect("told at every step");
             assert!((found - skipped[i]).abs() < 0.5, "{run}: step {}", metrics.step);
         }
     }

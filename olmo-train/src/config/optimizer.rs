@@ -12,6 +12,7 @@ use crate::error::Error;
 /// The optimizer and its parameter groups.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a field of the configuration of its own")]
 pub struct OptimizerConfig {
     /// Which optimizer.
     pub name: OptimizerName,
@@ -27,6 +28,8 @@ pub struct OptimizerConfig {
     pub decay_norm_and_bias: bool,
     /// Whether the embedding decays too.
     pub decay_embeddings: bool,
+    /// Whether `skip_step_adamw` counts its steps; false for runs of OLMo-core before 2.2, which did not.
+    pub step_increment_bugfix: bool,
     /// Steps between metrics of every parameter, its gradient and its state; none where not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics_log_interval: Option<u64>,
@@ -63,6 +66,7 @@ impl Default for OptimizerConfig {
             weight_decay,
             decay_norm_and_bias: true,
             decay_embeddings: false,
+            step_increment_bugfix: true,
             metrics_log_interval: None,
             record_update_metrics: false,
             muon: None,
@@ -79,7 +83,8 @@ impl OptimizerConfig {
     pub fn build(&self, model: &ModelConfig) -> Result<Box<dyn Optimizer>, Error> {
         Ok(match self.name {
             OptimizerName::Adamw | OptimizerName::SkipStepAdamw => {
-                Box::new(AdamW::new(&self.adamw())?)
+                let adamw = AdamW::new(&self.adamw())?;
+                Box::new(adamw.with_step_increment_bugfix(self.step_increment_bugfix))
             }
             OptimizerName::Lionw => Box::new(LionW::new(&self.lionw())?),
             OptimizerName::Muon => Box::new(Muon::new(
@@ -127,6 +132,12 @@ impl OptimizerConfig {
         }
         if self.muon.is_some() && self.name != OptimizerName::Muon {
             problems.push("optimizer.muon is there, expected only with `name: muon`".to_owned());
+        }
+        if !self.step_increment_bugfix && self.name != OptimizerName::SkipStepAdamw {
+            problems.push(
+                "optimizer.step_increment_bugfix is false, expected only with `name: skip_step_adamw`"
+                    .to_owned(),
+            );
         }
         if self.metrics_log_interval == Some(0) {
             problems.push(

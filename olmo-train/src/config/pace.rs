@@ -3,7 +3,7 @@
 use olmo_optim::{BoltOnWarmup, GradNormLimit, Schedule};
 use serde::{Deserialize, Serialize};
 
-use super::{ScheduleUnits, TrainConfig};
+use super::{OptimizerName, ScheduleUnits, TrainConfig};
 
 /// Whose behaviour is followed where ours is another on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -135,6 +135,19 @@ impl TrainConfig {
             Compat::Olmo if self.z_loss > 0.0 => OLMO_Z_LOSS,
             _ => self.z_loss,
         }
+    }
+
+    /// Whether the norm of all gradients may be a spike: with `skip_step_adamw` only where they are
+    /// clipped, as in OLMo-core (`TransformerTrainModule.optim_step`).
+    pub(crate) fn judges_norm(&self) -> bool {
+        let is_clipped = self.max_grad_norm.is_some() || self.max_grad_norm_ratio.is_some();
+        is_clipped || self.optimizer.name != OptimizerName::SkipStepAdamw
+    }
+
+    /// Whether a step was skipped, as the metric has it: at every step where the optimizer skips some.
+    pub(crate) fn step_skipped(&self, is_skipped: bool) -> Option<f64> {
+        let is_told = is_skipped || self.optimizer.name == OptimizerName::SkipStepAdamw;
+        is_told.then(|| f64::from(u8::from(is_skipped)))
     }
 
     /// What the summed losses of a batch are divided by.

@@ -122,14 +122,21 @@ impl Faults {
         self.notice.take()
     }
 
-    /// Whether a step must not be made.
-    pub(crate) fn judge(&mut self, loss: f64, grad_norm: f64) -> Option<(Fault, Action)> {
+    /// Whether a step must not be made. `judges_norm` is whether a norm far above those before is a
+    /// spike, too.
+    pub(crate) fn judge(
+        &mut self,
+        loss: f64,
+        grad_norm: f64,
+        judges_norm: bool,
+    ) -> Option<(Fault, Action)> {
         for (what, value) in [("the loss", loss), ("the norm of the gradients", grad_norm)] {
             if !value.is_finite() {
                 return Some((Fault::NonFinite { what, value }, self.config.on_nan));
             }
         }
-        let admitted = self.spikes.as_mut().is_none_or(|rule| rule.admits(loss, grad_norm));
+        let norm = judges_norm.then_some(grad_norm);
+        let admitted = self.spikes.as_mut().is_none_or(|rule| rule.admits(loss, norm));
         match self.config.spike {
             Some(SpikeConfig { action, .. }) if !admitted => {
                 Some((Fault::Spike { loss, grad_norm }, action))

@@ -59,7 +59,7 @@ mod tests {
             let loss = 3.0 + (x * 0.7).sin() * 0.3 + if i % 11 == 10 { 1.5 } else { 0.0 };
             let norm = 1.0 + (x * 1.3).cos() * 0.2 + if i % 17 == 16 { 2.0 } else { 0.0 };
             let mut rule = config.rule(saved.take()).expect("sound");
-            if !rule.admits(loss, norm) {
+            if !rule.admits(loss, Some(norm)) {
                 spikes.push(i);
             }
             let json = serde_json::to_string(&rule).expect("plain data");

@@ -116,11 +116,13 @@ impl ParameterMetrics {
         if !self.is_due || !self.config.record_update_metrics {
             return Ok(());
         }
-        let OptimizerConfig { betas, eps, .. } = self.config;
+        let OptimizerConfig { betas, eps, step_increment_bugfix, .. } = self.config;
         let paths: Vec<String> = self.names.keys().cloned().collect();
         for path in paths {
             let Some(state) = optimizer.state(&path) else { continue };
-            let step = i32::try_from(state.step).unwrap_or(i32::MAX);
+            // What was not counted was this step all the same.
+            let step = state.step + u64::from(!step_increment_bugfix);
+            let step = i32::try_from(step).unwrap_or(i32::MAX);
             let [(first, mean), (second, square)] = &state.tensors[..] else { continue };
             if (first.as_str(), second.as_str()) != ("exp_avg", "exp_avg_sq") {
                 continue;
