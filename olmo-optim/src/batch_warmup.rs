@@ -243,6 +243,21 @@ impl BatchPlan {
         stage.steps_before + further
     }
 
+    /// Steps of a run that goes on after `from` tokens until `to` are reached, whether or not its steps
+    /// so far were those of the plan.
+    pub fn steps_between(&self, from: u64, to: u64) -> u64 {
+        let (mut steps, mut at) = (0_u64, from);
+        while at < to {
+            let begun = self.stages.partition_point(|stage| stage.tokens_before <= at).max(1);
+            let end = self.stages.get(begun).map_or(to, |next| next.tokens_before.min(to));
+            let per_step = self.stages[begun - 1].batch_tokens.max(1);
+            let n = (end - at).div_ceil(per_step);
+            steps = steps.saturating_add(n);
+            at = at.saturating_add(n.saturating_mul(per_step));
+        }
+        steps
+    }
+
     /// The last stage that has begun; the first always has.
     fn stage_at(&self, has_begun: impl FnMut(&BatchStage) -> bool) -> BatchStage {
         self.stages[self.stages.partition_point(has_begun).max(1) - 1]
@@ -293,6 +308,8 @@ mod tests {
                 assert_eq!(before % (after - before), 0, "whole batches came before");
                 assert_eq!(plan.steps_for(before), step);
                 assert_eq!(plan.steps_for(before + 1), step + 1);
+                assert_eq!(plan.steps_between(before, plan.tokens_of(60)), 60 - step);
+                assert_eq!(plan.steps_between(before + 1, before), 0);
             }
         }
         let plan = BatchPlan::new(8, 16, None);

@@ -97,6 +97,7 @@ impl Trainer {
             None => start::begin(&config, &data, optimizer.as_mut(), device)?,
         };
         let Start { global_step, total_tokens, .. } = start;
+        config.go_on_after(global_step, total_tokens);
         write_atomic(&config.save_folder.join("config.yaml"), |file| {
             Ok::<_, Error>(file.put(config.to_yaml()?.as_bytes())?)
         })?;

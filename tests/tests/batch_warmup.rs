@@ -89,7 +89,7 @@ fn batches(config: &TrainConfig) -> Vec<Vec<u32>> {
         (tokens, state) = (tokens + batch.tokens.len() as u64, loader.state());
         batch.indices
     };
-    (0..config.max_duration).map(|_| next()).collect()
+    (0..config.max_duration.steps).map(|_| next()).collect()
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn steps_have_the_instances_and_rates_of_olmo_core() {
     for (number, case) in all.cases.iter().enumerate() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let config = config(&all, case, folder.path(), "olmo_core");
-        assert_eq!(config.max_duration, case.steps.len() as u64, "case {number}");
+        assert_eq!(config.max_duration.steps, case.steps.len() as u64, "case {number}");
         let found = batches(&config);
         let mut tokens_before = 0;
         for (i, (step, indices)) in case.steps.iter().zip(found).enumerate() {

@@ -1,4 +1,4 @@
-//! Against torch and ai2-olmo: the vectors of scripts/golden/optim.py and `core_schedules.py`.
+//! Against torch and ai2-olmo: the vectors of scripts/golden/optim.py, `core_schedules.py` and `durations.py`.
 
 #![cfg(feature = "flex")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -11,8 +11,8 @@ use std::path::PathBuf;
 
 use burn::tensor::{Device, Tensor};
 use olmo_optim::{
-    AdamW, AdamWConfig, GradNormLimit, GroupRules, Optimizer, ParamGroups, ParamKind, Schedule,
-    UpdateOptions, clip_coefficient, global_norm,
+    AdamW, AdamWConfig, BatchPlan, GradNormLimit, GroupRules, Optimizer, ParamGroups, ParamKind,
+    Schedule, UpdateOptions, clip_coefficient, global_norm,
 };
 use safetensors::SafeTensors;
 use serde::Deserialize;
@@ -311,5 +311,24 @@ fn the_norm_limit_warms_up() {
     limit.validate().unwrap();
     for (step, expected) in (0..).zip(limits) {
         assert_eq!(limit.at(step), expected, "step {step}");
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct DurationCase {
+    tokens: u64,
+    step: u64,
+    seen: u64,
+    batch: usize,
+    olmo: u64,
+    core: u64,
+}
+
+#[test]
+fn a_length_in_tokens_ends_with_the_step_of_both_trainers_whatever_the_batch_was_before() {
+    let cases: Vec<DurationCase> = json("durations.json");
+    for DurationCase { tokens, step, seen, batch, olmo, core } in cases {
+        let found = step + BatchPlan::new(batch, 1, None).steps_between(seen, tokens);
+        assert_eq!((found, found), (olmo, core), "{tokens} tokens after step {step}");
     }
 }

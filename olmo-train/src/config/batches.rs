@@ -99,7 +99,7 @@ mod tests {
     fn durations_and_rates_go_by_the_stages() {
         // 4 steps of 512 tokens, 2 of 1024, then 2048.
         let config = parse(&[GROWING, "max_duration=10e3T"]).expect("sound");
-        assert_eq!(config.max_duration, 4 + 2 + 3);
+        assert_eq!(config.max_duration.steps, 4 + 2 + 3);
         assert_eq!(config.batch_plan().tokens_of(9), 10_240);
         let factor = |tokens| config.batch_rate_factor(tokens);
         assert!((factor(2047) - 1.0).abs() < 1e-15 && (factor(4096) - 2.0).abs() < 1e-15);

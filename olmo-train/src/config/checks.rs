@@ -23,7 +23,10 @@ impl TrainConfig {
                 "global_train_batch_size is {global}, expected a multiple of device_train_microbatch_size = {micro}"
             ),
         );
-        check(self.max_duration > 0, "max_duration is 0, expected at least 1 step".to_owned());
+        check(
+            self.max_duration.steps > 0,
+            "max_duration is 0, expected at least 1 step".to_owned(),
+        );
         check(self.save_interval > 0, "save_interval is 0, expected at least 1 step".to_owned());
         check(
             self.save_num_checkpoints_to_keep != Some(0),

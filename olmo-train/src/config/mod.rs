@@ -6,6 +6,7 @@
 mod batches;
 mod checks;
 mod form;
+mod length;
 mod optimizer;
 mod pace;
 mod paths;
@@ -34,6 +35,7 @@ use read::model_config;
 
 pub(crate) use read::apply_override;
 
+pub use length::RunLength;
 pub use optimizer::{OptimizerConfig, OptimizerName};
 pub use pace::{Compat, Position};
 pub use scheduler::{ScheduleUnits, SchedulerConfig};
@@ -95,7 +97,7 @@ pub struct TrainConfig {
     /// Instances in one forward and backward pass; a step adds up as many as it takes.
     pub device_train_microbatch_size: usize,
     /// Steps of the run, which schedules go by. May be written in tokens, `2e12T`, or epochs, `2ep`.
-    pub max_duration: u64,
+    pub max_duration: RunLength,
     /// Step at which the run stops, without being shorter for its schedules.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_at: Option<u64>,

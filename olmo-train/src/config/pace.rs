@@ -42,7 +42,7 @@ impl TrainConfig {
     pub fn learning_rate_at(&self, at: Position) -> f64 {
         let peak = self.optimizer.learning_rate * self.batch_rate_factor(at.tokens_before);
         let (now, end) = match self.scheduler.units {
-            ScheduleUnits::Steps => (at.step, self.max_duration),
+            ScheduleUnits::Steps => (at.step, self.max_duration.steps),
             ScheduleUnits::Tokens => (at.tokens, self.max_tokens(at)),
         };
         self.scheduler.schedule.at(peak, now, end)
@@ -51,7 +51,7 @@ impl TrainConfig {
     /// Tokens of the whole run, as they are known at a step.
     fn max_tokens(&self, at: Position) -> u64 {
         let plan = self.batch_plan();
-        at.tokens + plan.tokens_of(self.max_duration).saturating_sub(plan.tokens_of(at.step))
+        at.tokens + plan.tokens_of(self.max_duration.steps).saturating_sub(plan.tokens_of(at.step))
     }
 
     /// Where steps and tokens are on the schedule.
@@ -67,8 +67,8 @@ impl TrainConfig {
     /// Puts a warmup into the schedule, from 0 to where it is once its own length has passed.
     pub(crate) fn bolt_on_warmup(&mut self, warmup_start: u64) {
         let end = match self.scheduler.units {
-            ScheduleUnits::Steps => self.max_duration,
-            ScheduleUnits::Tokens => self.batch_plan().tokens_of(self.max_duration),
+            ScheduleUnits::Steps => self.max_duration.steps,
+            ScheduleUnits::Tokens => self.batch_plan().tokens_of(self.max_duration.steps),
         };
         let inner = self.scheduler.schedule.clone();
         let warmup_end = warmup_start + inner.warmup_length(end);
@@ -91,7 +91,7 @@ impl TrainConfig {
     pub fn is_warm_at(&self, at: Position) -> bool {
         let warmup = |end| self.scheduler.schedule.warmup_length(end);
         match self.scheduler.units {
-            ScheduleUnits::Steps => at.step > warmup(self.max_duration),
+            ScheduleUnits::Steps => at.step > warmup(self.max_duration.steps),
             ScheduleUnits::Tokens => at.tokens > warmup(self.max_tokens(at)),
         }
     }
@@ -161,7 +161,7 @@ impl TrainConfig {
     /// The last step to be made by a process that begins after `start` steps.
     pub fn last_step(&self, start: u64) -> u64 {
         let stop_after = self.stop_after.map_or(u64::MAX, |n| start.saturating_add(n));
-        self.max_duration.min(self.stop_at.unwrap_or(u64::MAX)).min(stop_after)
+        self.max_duration.steps.min(self.stop_at.unwrap_or(u64::MAX)).min(stop_after)
     }
 }
 

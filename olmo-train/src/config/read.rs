@@ -10,6 +10,9 @@ use serde::Deserialize;
 use serde::de::Error as _;
 use serde_json::Value;
 
+use super::length::RunLength;
+use crate::data_config::DatasetConfig;
+
 /// The values of a YAML file. As in the original's reader, `y`, `n`, `on` and `off` are texts.
 pub(super) fn yaml(text: &str) -> Result<Value, String> {
     let options = serde_saphyr::options! { strict_booleans: true };
@@ -107,7 +110,9 @@ pub(super) fn resolve_marks(value: &mut Value) -> Result<(), String> {
 /// Turns a `max_duration` of tokens or epochs into steps: the last step is the one with which the
 /// tokens are reached. A schedule in tokens that has no end of its own gets that of the run, exactly.
 pub(super) fn resolve_duration(value: &mut Value) -> Result<(), String> {
-    let Some(text @ Value::String(_)) = value.get("max_duration") else { return Ok(()) };
+    let Some(text @ (Value::String(_) | Value::Object(_))) = value.get("max_duration") else {
+        return Ok(());
+    };
     let duration = MaxDuration::parse(text).ok_or_else(|| {
         format!("max_duration is {text}, expected steps (739_328), tokens (2e12T) or epochs (2ep)")
     })?;
@@ -135,7 +140,10 @@ pub(super) fn resolve_duration(value: &mut Value) -> Result<(), String> {
     {
         end_with_the_run(scheduler, tokens);
     }
-    value["max_duration"] = steps.into();
+    value["max_duration"] = match duration {
+        MaxDuration::Tokens(tokens) => RunLength::resolved(steps, tokens),
+        _ => steps.into(),
+    };
     Ok(())
 }
 
@@ -171,6 +179,8 @@ fn n_instances(value: &Value) -> Result<u64, String> {
         #[serde(default)]
         memmap_dtype: TokenDtype,
         sequence_length: usize,
+        #[serde(default)]
+        dataset: DatasetConfig,
     }
     let mut data = value.get("data").cloned().unwrap_or_default();
     let dataset = data.pointer("/dataset/name").and_then(Value::as_str);
@@ -181,12 +191,20 @@ fn n_instances(value: &Value) -> Result<u64, String> {
     }
     if let Some(fields) = data.as_object_mut() {
         fields.retain(|name, _| {
-            ["paths", "memmap_dtype", "sequence_length"].contains(&name.as_str())
+            ["paths", "memmap_dtype", "sequence_length", "dataset"].contains(&name.as_str())
         });
     }
-    let Files { paths, memmap_dtype, sequence_length } =
+    let Files { paths, memmap_dtype, sequence_length, dataset: made } =
         serde_json::from_value(data).map_err(|error| format!("data: {error}"))?;
-    let dataset = TokenDataset::open(&paths, memmap_dtype, sequence_length).map_err(|error| {
+    let opened = TokenDataset::open(&paths, memmap_dtype, sequence_length);
+    // Of each file as much is used as that length divides.
+    let opened = match made {
+        DatasetConfig::Fsl { max_target_sequence_length: Some(max) } => {
+            opened.and_then(|dataset| dataset.with_max_target_sequence_length(max))
+        }
+        _ => opened,
+    };
+    let dataset = opened.map_err(|error| {
         format!(
             "max_duration is in epochs, which needs the data: {error}; say where its files are \
                  with path_map or data.paths, or give max_duration in steps or in tokens (2e12T)"

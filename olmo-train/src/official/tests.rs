@@ -42,7 +42,7 @@ fn message(overrides: &[&str]) -> String {
 fn fields_become_ours_with_the_defaults_of_the_original() {
     let overrides: Vec<String> = ["compat=olmo"].map(String::from).to_vec();
     let config = TrainConfig::parse(YAML, &overrides, "run.yaml").expect("sound");
-    assert_eq!(config.max_duration, 1600_u64.div_ceil(64));
+    assert_eq!(config.max_duration.steps, 1600_u64.div_ceil(64));
     assert_eq!(config.save_folder, Path::new("runs/small"));
     assert_eq!(config.data.sequence_length, 16);
     assert!((config.optimizer.eps - 1e-5).abs() < 1e-20);

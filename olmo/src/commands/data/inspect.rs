@@ -169,7 +169,7 @@ impl Inspect {
             paths.iter_mut().try_for_each(resolve)?;
         }
         let step = self.step.unwrap_or(0);
-        let last = config.max_duration;
+        let last = config.max_duration.steps;
         ensure!(step <= last, "step {step} is past step {last}, the run's last");
         let bar = progress::open_ended("making the instances");
         let OpenData { instances, .. } = data::open(&config)?;
@@ -324,7 +324,7 @@ fn read(path: &Path) -> Result<Config> {
             tail: Tail::Drop,
             chunk_size,
             max_target_sequence_length: max,
-            max_duration: Some(MaxDuration::Steps(config.max_duration)),
+            max_duration: Some(MaxDuration::Steps(config.max_duration.steps)),
             tokenizer: config.tokenizer.as_ref().map(|path| path.display().to_string()),
             path_map: PathMap::default(),
         }));

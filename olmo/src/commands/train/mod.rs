@@ -125,7 +125,7 @@ impl Train {
         let before = trainer.global_step();
         run_shown(&mut trainer, &interrupt, shown)?;
         if before > 0 && trainer.global_step() == before {
-            let end = trainer.config().max_duration;
+            let end = trainer.config().max_duration.steps;
             output::complain(&format!(
                 "the run was at its end already, with max_duration={end}; a larger one goes on"
             ));
@@ -175,7 +175,10 @@ fn run_shown(trainer: &mut Trainer, interrupt: &Interrupt, mut shown: Shown) -> 
         }
         // Whether or not someone was still reading, the run is not at its end.
         Outcome::Interrupted => {
-            bail!(Stopped { step: trainer.global_step(), max_steps: trainer.config().max_duration })
+            bail!(Stopped {
+                step: trainer.global_step(),
+                max_steps: trainer.config().max_duration.steps
+            })
         }
     }
     shown

@@ -62,11 +62,16 @@ impl Shown {
         let bar = if tui {
             ProgressBar::hidden()
         } else {
-            progress::run(plan.tokens_of(config.max_duration))
+            progress::run(plan.tokens_of(config.max_duration.steps))
         };
         #[cfg(all(feature = "tui", unix))]
         let open = || {
-            Dashboard::open(&config.run_name, config.max_duration, plan.clone(), interrupt.clone())
+            Dashboard::open(
+                &config.run_name,
+                config.max_duration.steps,
+                plan.clone(),
+                interrupt.clone(),
+            )
         };
         Ok(Self {
             bar,
@@ -75,7 +80,7 @@ impl Shown {
             dashboard: tui.then(open).transpose()?,
             json,
             last_line: None,
-            max_steps: config.max_duration,
+            max_steps: config.max_duration.steps,
             plan,
             evaluators: beside.evaluators,
             #[cfg(feature = "net")]
