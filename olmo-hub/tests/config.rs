@@ -100,6 +100,23 @@ fn models_that_only_ai2_olmo_has_survive_the_round_trip() {
     }
 }
 
+/// No class of transformers turns queries and keys of a dense model in their own dtype; ai2-olmo does.
+#[test]
+fn the_precision_of_positions_is_kept() {
+    let path = Path::new("config.json");
+    let mut model = presets::olmo2_1b();
+    model.attention.rope.full_precision = false;
+    let config = HfConfig::for_model(&model, &special(), Dtype::F32, path).unwrap();
+    assert_eq!(config.family, None);
+    let text = config.to_json();
+    assert!(text.contains(r#""rope_full_precision": false"#), "{text}");
+    assert_eq!(HfConfig::parse(&text, path).unwrap().model, model);
+    let whole = text.replace(r#""rope_full_precision": false"#, r#""rope_full_precision": true"#);
+    assert_eq!(HfConfig::parse(&whole, path).unwrap().model, presets::olmo2_1b());
+    let wrong = with(&serde_json::from_str(&text).unwrap(), "rope_full_precision", json!(1));
+    assert!(problems(&wrong)[0].starts_with("rope_full_precision is 1"), "{:?}", problems(&wrong));
+}
+
 /// `python -c "from transformers import *; print(OlmoConfig().to_dict())"`, for each class.
 #[test]
 fn absent_fields_have_the_defaults_of_their_class() {

@@ -33,7 +33,6 @@ const TRAINING: &[&str] = &[
     "emb_init_std",
     "precision",
     "flash_attention",
-    "rope_full_precision",
     "attention_dropout",
     "residual_dropout",
     "embedding_dropout",
@@ -117,7 +116,7 @@ pub(super) fn config(fields: &mut Fields) -> HfConfig {
             rope: RopeConfig {
                 theta: fields.real("rope_theta", 10_000.0),
                 yarn: None,
-                full_precision: true,
+                full_precision: fields.flag("rope_full_precision", true),
             },
             window: None,
         },
@@ -296,7 +295,6 @@ pub(super) fn misfits(model: &ModelConfig) -> Vec<FieldProblem> {
     expect(rope.yarn.is_none(), "attention.rope.yarn", "there".to_owned(), "none");
     let is_whole = rope.theta.fract() == 0.0 && rope.theta < 1e15;
     expect(is_whole, "attention.rope.theta", rope.theta.to_string(), "a whole number");
-    expect(rope.full_precision, "attention.rope.full_precision", "false".to_owned(), "true");
     problems
 }
 
@@ -341,7 +339,7 @@ pub(super) fn write(config: &HfConfig) -> Map<String, Value> {
         "block_group_size": 1,
         "alibi": false,
         "rope": true,
-        "rope_full_precision": true,
+        "rope_full_precision": attention.rope.full_precision,
         "rope_theta": attention.rope.theta as u64,
         "flash_attention": false,
         "attention_dropout": 0.0,
