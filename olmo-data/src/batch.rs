@@ -12,6 +12,8 @@ pub struct Batch {
     /// Whether each token counts where it is to be predicted, `[n_instances, seq_len]`: the label
     /// masks and the filter of the dataset together, where it has any.
     pub label_mask: Option<Vec<bool>>,
+    /// Rows that the filter leaves out, of whose tokens none counts.
+    pub n_filtered: usize,
     /// Lengths of the documents in each row, where the dataset gives them.
     pub doc_lens: Option<Vec<Vec<u32>>>,
 }

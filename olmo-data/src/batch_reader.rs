@@ -162,10 +162,12 @@ impl BatchReader {
         let mut tokens = vec![0; indices.len() * seq_len];
         let mut label_mask: Option<Vec<bool>> = None;
         let mut doc_lens: Option<Vec<Vec<u32>>> = None;
+        let mut n_filtered = 0;
         for (row, &index) in indices.iter().enumerate() {
             let places = row * seq_len..(row + 1) * seq_len;
             let masks = self.dataset.read_into(index as usize, &mut tokens[places.clone()])?;
             let InstanceMasks { label_mask: labels, instance_mask, doc_lens: lengths } = masks;
+            n_filtered += usize::from(instance_mask == Some(false));
             if labels.is_some() || instance_mask == Some(false) {
                 let all = label_mask.get_or_insert_with(|| vec![true; indices.len() * seq_len]);
                 match (labels, instance_mask) {
@@ -177,7 +179,7 @@ impl BatchReader {
                 doc_lens.get_or_insert_default().push(lengths);
             }
         }
-        Ok(Batch { indices, tokens, seq_len, label_mask, doc_lens })
+        Ok(Batch { indices, tokens, seq_len, label_mask, n_filtered, doc_lens })
     }
 
     fn shuffled(&self) -> Result<EpochOrder> {

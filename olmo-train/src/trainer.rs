@@ -110,6 +110,7 @@ impl Trainer {
         let speedometer = Speedometer::new(
             &config.model,
             config.data.sequence_length,
+            config.compat,
             config.device_peak_flops,
             config.energy,
             device,

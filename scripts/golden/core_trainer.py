@@ -4,12 +4,14 @@ From ai2-olmo-core 2.4.0 (`train/trainer.py` with its train module, data loader,
 torch 2.9.0 (gloo, CPU, FSDP 2), in float32. `olmo2` is a model of OLMo 2's kind under AdamW and a cosine, `olmo3` one of
 OLMo 3's kind, with windows, under SkipStepAdamW and WSD; both with z-loss, clipping, accumulation over micro-batches and
 a data order that begins its second epoch on the way. steps.json has what the trainer's own metrics say of each step.
+`filtered` is `olmo2` with an instance filter and every fifth instance one token again and again, on one process, since
+each divides by what it counts itself; its first checkpoint is that of `olmo2`.
 
 Initial weights are drawn larger than the trainer would: what it draws makes runs this small amplify rounding.
 What is patched: writers name their files the same each time, and warnings are not shown.
 
-Usage: python scripts/golden/core_trainer.py
-Writes tests/golden/core_trainer/{olmo2,olmo3}/.
+Usage: python scripts/golden/core_trainer.py [RUN…]
+Writes tests/golden/core_trainer/{olmo2,olmo3,filtered}/.
 """
 
 import os
@@ -28,7 +30,8 @@ from common import GOLDEN, record, write_json
 warnings.filterwarnings("ignore")
 SEED, SEQ, STEPS = 6198, 16, 20
 # What SkipStepAdamW remembers of earlier losses is in no checkpoint, so its run is followed from the first step.
-SAVED = {"olmo2": [0, 9], "olmo3": [0]}
+SAVED = {"olmo2": [0, 9], "olmo3": [0], "filtered": []}
+PROCESSES = {"olmo2": 2, "olmo3": 2, "filtered": 1}
 BATCH, MICRO_BATCH = 8, 2
 TOKENS = GOLDEN / "trainer" / "tokens.npy"
 N_INSTANCES = 100
@@ -46,7 +49,7 @@ def optimizer(name: str):
 
     groups = [OptimGroupOverride(params=["embeddings.weight"], opts={"weight_decay": 0.0})]
     common = {"lr": 5e-3, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1, "group_overrides": groups}
-    if name == "olmo2":
+    if name != "olmo3":
         return AdamWConfig(**common), CosWithWarmup(warmup=5, alpha_f=0.1)
     skip = SkipStepAdamWConfig(**common, rolling_interval_length=8, sigma_factor=1)
     return skip, WSD(warmup=4, decay=6, decay_fraction=None, warmup_min_lr=1e-4, decay_min_lr=1e-3)
@@ -54,12 +57,13 @@ def optimizer(name: str):
 
 def process(rank: int, name: str, folder: str) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29587", "RANK": str(rank), "LOCAL_RANK": str(rank)}
-    os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "FS_LOCAL_RANK": str(rank)}
+    n = PROCESSES[name]
+    os.environ |= {"WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n), "FS_LOCAL_RANK": str(rank)}
     os.environ |= {"NUM_NODES": "1", "OLMO_SHARED_FS": "1"}
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     os.chdir(folder)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=n)
     found = run(name)
     if rank == 0:
         torch.save(found, "found.pt")
@@ -91,12 +95,12 @@ def run(name: str) -> list[dict]:
     random.seed(SEED)
     np.random.seed(SEED)
     torch.manual_seed(SEED)
-    config = core_config(n_layers=1) if name == "olmo2" else windowed(core_config(n_layers=2), 5)
+    config = core_config(n_layers=1) if name != "olmo3" else windowed(core_config(n_layers=2), 5)
     optim, scheduler = optimizer(name)
     module_config = TransformerTrainModuleConfig(
         optim=optim, scheduler=scheduler, rank_microbatch_size=MICRO_BATCH * SEQ, max_sequence_length=SEQ,
         max_grad_norm=0.5, z_loss_multiplier=1e-3,
-        dp_config=TransformerDataParallelConfig(name=DataParallelType.fsdp),
+        dp_config=TransformerDataParallelConfig(name=DataParallelType.fsdp) if PROCESSES[name] > 1 else None,
     )  # fmt: skip
     model = scrambled(config.build(init_device="cpu"))
     whole = {key: tensor.clone() for key, tensor in model.state_dict().items()}
@@ -110,7 +114,7 @@ def run(name: str) -> list[dict]:
     trainer_config.add_callback("checkpointer", CheckpointerCallback(save_interval=9, save_async=False))
     trainer_config.add_callback("config_saver", ConfigSaverCallback())
     trainer_config.add_callback("recorder", Recorder())
-    trainer = trainer_config.build(module, loader())
+    trainer = trainer_config.build(module, loader(name))
     tokenizer = TokenizerConfig(vocab_size=60, eos_token_id=0, pad_token_id=1).as_config_dict()
     trainer.callbacks["config_saver"].config = {
         "run_name": name, "model": config.as_config_dict(), "dataset": {"sequence_length": SEQ, "tokenizer": tokenizer},
@@ -120,27 +124,32 @@ def run(name: str) -> list[dict]:
     return steps
 
 
-def loader():
+def loader(name: str):
     from olmo_core.data import DataCollator, NumpyDataLoaderBase
-    from olmo_core.data.numpy_dataset import NumpyFSLDataset
+    from olmo_core.data.numpy_dataset import InstanceFilterConfig, NumpyFSLDataset
 
+    keep = InstanceFilterConfig(repetition_max_period=3, repetition_min_period=1, repetition_max_count=6)
     dataset = NumpyFSLDataset(
-        "tokens.npy", sequence_length=SEQ, pad_token_id=1, eos_token_id=0, vocab_size=60, dtype=np.uint16
-    )
+        "tokens.npy", sequence_length=SEQ, pad_token_id=1, eos_token_id=0, vocab_size=60, dtype=np.uint16,
+        instance_filter_config=keep if name == "filtered" else None,
+    )  # fmt: skip
     rank = torch.distributed.get_rank()
     return NumpyDataLoaderBase.wrap_numpy_dataset(
         dataset, global_batch_size=BATCH * SEQ, collator=DataCollator(pad_token_id=1), work_dir=Path("work"),
-        seed=SEED, dp_world_size=2, dp_rank=rank, fs_local_rank=rank,
+        seed=SEED, dp_world_size=PROCESSES[name], dp_rank=rank, fs_local_rank=rank,
     )  # fmt: skip
 
 
 def main() -> None:
-    for name in ("olmo2", "olmo3"):
+    for name in sys.argv[1:] or SAVED:
         kept = GOLDEN / "core_trainer" / name
         shutil.rmtree(kept, ignore_errors=True)
         with tempfile.TemporaryDirectory() as folder:
-            np.fromfile(TOKENS, dtype="<u2")[: N_INSTANCES * SEQ].tofile(Path(folder) / "tokens.npy")
-            mp.spawn(process, args=(name, folder), nprocs=2)
+            tokens = np.fromfile(TOKENS, dtype="<u2")[: N_INSTANCES * SEQ].reshape(N_INSTANCES, SEQ)
+            if name == "filtered":
+                tokens[::5] = tokens[::5, :1]
+            tokens.tofile(Path(folder) / "tokens.npy")
+            mp.spawn(process, args=(name, folder), nprocs=PROCESSES[name])
             steps = torch.load(Path(folder) / "found.pt", weights_only=False)
             for step in SAVED[name]:
                 shutil.copytree(Path(folder) / name / f"step{step}", kept / f"step{step}")

@@ -1,5 +1,6 @@
 //! What a configuration says about one step: its learning rate and what its gradients may be.
 
+use olmo_data::Batch;
 use olmo_optim::{BoltOnWarmup, GradNormLimit, Schedule};
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +22,13 @@ pub enum Compat {
     /// - a warmup after the optimizer began anew is counted in steps, whatever the schedule is in;
     /// - adaptive clipping sees query, key and value as one parameter, and gate and up projection.
     Olmo,
+    /// That of ai2-olmo-core 2.4.0, likewise:
+    ///
+    /// - losses are divided by the tokens of instances that the filter leaves out too, as if they had
+    ///   a loss of 0;
+    /// - a mixture is not filtered;
+    /// - FLOPs, for MFU, are those of attention to all tokens of the instance.
+    OlmoCore,
 }
 
 /// Where a run stands with a step it is about to make.
@@ -108,7 +116,7 @@ impl TrainConfig {
 
     fn limit_at(&self, limit: f64, at: Position) -> f64 {
         let (step, tokens) = match self.compat {
-            Compat::None => (at.step, at.tokens),
+            Compat::None | Compat::OlmoCore => (at.step, at.tokens),
             // Limits are set after the gradients are clipped, for the step that follows.
             Compat::Olmo if at.step > 1 => (at.step - 1, at.tokens_before),
             Compat::Olmo => return limit,
@@ -129,14 +137,6 @@ impl TrainConfig {
         }
     }
 
-    /// The factor of the z-loss in the objective.
-    pub fn z_loss_factor(&self) -> f64 {
-        match self.compat {
-            Compat::Olmo if self.z_loss > 0.0 => OLMO_Z_LOSS,
-            _ => self.z_loss,
-        }
-    }
-
     /// Whether the norm of all gradients may be a spike: with `skip_step_adamw` only where they are
     /// clipped, as in OLMo-core (`TransformerTrainModule.optim_step`).
     pub(crate) fn judges_norm(&self) -> bool {
@@ -150,11 +150,20 @@ impl TrainConfig {
         is_told.then(|| f64::from(u8::from(is_skipped)))
     }
 
-    /// What the summed losses of a batch are divided by.
-    pub fn loss_divisor(&self, n_labels: usize, n_tokens: usize) -> f64 {
+    /// The factor of the z-loss in the objective.
+    pub fn z_loss_factor(&self) -> f64 {
+        match self.compat {
+            Compat::Olmo if self.z_loss > 0.0 => OLMO_Z_LOSS,
+            _ => self.z_loss,
+        }
+    }
+
+    /// What the summed losses of a batch are divided by, which has so many labels.
+    pub fn loss_divisor(&self, n_labels: usize, batch: &Batch) -> f64 {
         match self.compat {
             Compat::None => n_labels as f64,
-            Compat::Olmo => n_tokens as f64,
+            Compat::Olmo => batch.tokens.len() as f64,
+            Compat::OlmoCore => (n_labels + batch.n_filtered * batch.seq_len) as f64,
         }
     }
 
@@ -203,14 +212,31 @@ mod tests {
     }
 
     #[test]
-    fn the_original_trainer_divides_by_all_tokens_and_has_its_own_z_loss() {
+    fn each_trainer_has_a_divisor_of_its_own_and_the_original_a_z_loss() {
+        let batch = Batch { tokens: vec![0; 32], seq_len: 16, n_filtered: 1, ..Batch::default() };
         let config = parse(&["z_loss=1e-5", "compat=olmo"]).expect("sound");
         assert!((config.z_loss_factor() - 1e-4).abs() < 1e-18);
-        assert!((config.loss_divisor(30, 32) - 32.0).abs() < 1e-12);
+        assert!((config.loss_divisor(14, &batch) - 32.0).abs() < 1e-12);
         let config = parse(&["z_loss=1e-5"]).expect("sound");
         assert!((config.z_loss_factor() - 1e-5).abs() < 1e-18);
-        assert!((config.loss_divisor(30, 32) - 30.0).abs() < 1e-12);
+        assert!((config.loss_divisor(14, &batch) - 14.0).abs() < 1e-12);
         assert!(parse(&["compat=olmo"]).expect("sound").z_loss_factor().abs() < 1e-18);
+        let config = parse(&["z_loss=1e-5", "compat=olmo_core"]).expect("sound");
+        assert!((config.z_loss_factor() - 1e-5).abs() < 1e-18);
+        assert!((config.loss_divisor(14, &batch) - 30.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn steps_are_judged_by_their_norm_where_gradients_are_clipped() {
+        let judges = |overrides: &[&str]| parse(overrides).expect("sound").judges_norm();
+        assert!(judges(&[]) && judges(&["optimizer.name=skip_step_adamw", "max_grad_norm=1"]));
+        assert!(!judges(&["optimizer.name=skip_step_adamw"]));
+        let skipped = |name: &str, is_skipped| {
+            parse(&[name]).expect("sound").step_skipped(is_skipped).map(|skipped| skipped > 0.5)
+        };
+        let names = ["optimizer.name=skip_step_adamw", "optimizer.name=adamw"];
+        assert_eq!(names.map(|name| skipped(name, true)), [Some(true); 2]);
+        assert_eq!(names.map(|name| skipped(name, false)), [Some(false), None]);
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub struct FaultRecord {
     /// Which tokens count as labels, where not all do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label_mask: Option<Vec<bool>>,
+    /// Rows that the filter leaves out.
+    pub n_filtered: usize,
     /// File, place and documents of each row, where the files tell.
     pub instances: Vec<InspectedInstance>,
 }
@@ -53,6 +55,8 @@ struct Recorded {
     tokens: Vec<u32>,
     seq_len: usize,
     label_mask: Option<Vec<bool>>,
+    #[serde(default)]
+    n_filtered: usize,
 }
 
 impl FaultRecord {
@@ -62,9 +66,9 @@ impl FaultRecord {
         batch: &Batch,
         instances: Vec<InspectedInstance>,
     ) -> Self {
-        let Batch { indices, tokens, seq_len, label_mask, .. } = batch.clone();
+        let Batch { indices, tokens, seq_len, label_mask, n_filtered, .. } = batch.clone();
         let fault = fault.to_string();
-        Self { step, fault, indices, tokens, seq_len, label_mask, instances }
+        Self { step, fault, indices, tokens, seq_len, label_mask, n_filtered, instances }
     }
 }
 
@@ -143,13 +147,14 @@ pub fn replay(dir: &Path, device: &Device) -> Result<Replay, Error> {
     let text =
         fs::read_to_string(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
     let wrong = |message: String| Error::Checkpoint { path: path.clone(), message };
-    let Recorded { step, fault, indices, tokens, seq_len, label_mask } =
+    let Recorded { step, fault, indices, tokens, seq_len, label_mask, n_filtered } =
         serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
-    let batch = Batch { indices, tokens, seq_len, label_mask, doc_lens: None };
+    let batch = Batch { indices, tokens, seq_len, label_mask, n_filtered, doc_lens: None };
     let is_other = |mask: &Vec<bool>| mask.len() != batch.tokens.len();
     if !(1..=config.data.sequence_length).contains(&seq_len)
         || batch.label_mask.as_ref().is_some_and(is_other)
         || batch.indices.is_empty()
+        || n_filtered > batch.indices.len()
         || batch.indices.len().checked_mul(seq_len) != Some(batch.tokens.len())
     {
         return Err(wrong("its batch has not the shape that its configuration says".to_owned()));

@@ -1,7 +1,9 @@
 //! Speed, work done, memory and energy, beside what a step measures of the model.
 //!
 //! FLOPs of a token are OLMo's count ([`Costs`]); MFU (model FLOPs utilisation, arXiv 2204.02311) is
-//! in percent, as OLMo-core writes it: FLOPs of the batch over time and the device's peak.
+//! in percent, as OLMo-core writes it: FLOPs of the batch over time and the device's peak. With
+//! `compat: olmo_core` it is of OLMo-core's count, in which every token attends to all of its instance
+//! and every expert is counted.
 
 use std::time::{Duration, Instant};
 
@@ -10,6 +12,7 @@ use olmo_model::ModelConfig;
 use olmo_model::flops::Costs;
 use serde::{Deserialize, Serialize};
 
+use crate::config::Compat;
 use crate::energy::{EnergyConfig, Meter};
 use crate::step::Precision;
 
@@ -47,16 +50,19 @@ pub struct Speed {
 #[derive(Debug)]
 pub(crate) struct Speedometer {
     flops_per_token: f64,
+    /// The same as MFU counts them.
+    mfu_flops_per_token: f64,
     pub(crate) peak_flops: Option<f64>,
     energy: EnergyConfig,
     meter: Meter,
 }
 
 impl Speedometer {
-    /// For a model at a sequence length, on a device; `kwh` were drawn before.
+    /// For a model at a sequence length, on a device; `kwh` were drawn before. MFU is that of `compat`.
     pub(crate) fn new(
         model: &ModelConfig,
         seq_len: usize,
+        compat: Compat,
         peak_flops: Option<f64>,
         energy: EnergyConfig,
         device: &Device,
@@ -65,13 +71,17 @@ impl Speedometer {
         let costs = Costs::at(model, seq_len);
         let flops = costs.forward_flops_per_token as f64 + costs.backward_flops_per_token as f64;
         let meter = Meter::new(&energy, &format!("{device:?}"), kwh);
-        Self { flops_per_token: flops, peak_flops, energy, meter }
+        let mfu_flops_per_token = match compat {
+            Compat::OlmoCore => core_flops_per_token(model, seq_len),
+            Compat::None | Compat::Olmo => flops,
+        };
+        Self { flops_per_token: flops, mfu_flops_per_token, peak_flops, energy, meter }
     }
 
     /// The cost of a step that took so long.
     pub(crate) fn read(&mut self, elapsed: Duration, n_tokens: u64, total_tokens: u64) -> Speed {
         let seconds = elapsed.as_secs_f64();
-        let flops_per_second = self.flops_per_token * n_tokens as f64 / seconds;
+        let flops_per_second = self.mfu_flops_per_token * n_tokens as f64 / seconds;
         let gflops = self.flops_per_token * total_tokens as f64 * 1e-9;
         let energy = self.meter.read();
         Speed {
@@ -85,6 +95,13 @@ impl Speedometer {
             total_kg_co2e: energy.map(|(kwh, _)| self.energy.carbon_kg(kwh)),
         }
     }
+}
+
+/// FLOPs of a token forward and backward as OLMo-core counts them (ai2-olmo-core 2.4.0,
+/// `Transformer.num_flops_per_token`).
+fn core_flops_per_token(model: &ModelConfig, seq_len: usize) -> f64 {
+    let products = 6.0 * model.n_non_embedding_parameters() as f64;
+    products + 12.0 * model.n_layers as f64 * model.d_model as f64 * seq_len as f64
 }
 
 /// FLOPs per second of a large matrix product on a device, the best of three: what a step's FLOPs are
@@ -127,14 +144,48 @@ mod tests {
         let costs = Costs::at(&model, 32);
         let per_token = (costs.forward_flops_per_token + costs.backward_flops_per_token) as f64;
         let energy = EnergyConfig { device_watts: Some(50.0), ..EnergyConfig::default() };
-        let mut meter =
-            Speedometer::new(&model, 32, Some(per_token * 100.0), energy, &Device::flex(), 3.0);
+        let mut meter = Speedometer::new(
+            &model,
+            32,
+            Compat::None,
+            Some(per_token * 100.0),
+            energy,
+            &Device::flex(),
+            3.0,
+        );
         let speed = meter.read(Duration::from_secs(2), 200, 1000);
         assert!((speed.mfu.expect("a peak") - 100.0).abs() < 1e-9);
         assert!((speed.total_training_gflops - per_token * 1e-6).abs() < 1e-9);
         assert!((speed.batches_per_second - 0.5).abs() < 1e-12);
         let (kwh, kg) = (speed.total_kwh.expect("stated"), speed.total_kg_co2e.expect("stated"));
         assert!(kwh >= 3.0 && (kg - kwh * 1.1 * 0.332).abs() < 1e-12);
+    }
+
+    #[test]
+    fn mfu_of_olmo_core_counts_as_olmo_core() {
+        #[derive(Deserialize)]
+        struct Case {
+            preset: String,
+            seq_len: usize,
+            flops: f64,
+        }
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/data/core_flops.json");
+        let text = std::fs::read_to_string(path).expect("golden");
+        for Case { preset, seq_len, flops } in
+            serde_json::from_str::<Vec<Case>>(&text).expect("cases")
+        {
+            let model = presets::by_name(&preset).expect("a preset");
+            let found = core_flops_per_token(&model, seq_len);
+            assert!((found - flops).abs() < 0.5, "{preset} at {seq_len}: {found}, not {flops}");
+            let meter = |compat| {
+                let energy = EnergyConfig::default();
+                Speedometer::new(&model, seq_len, compat, Some(flops), energy, &Device::flex(), 0.0)
+            };
+            let speed = meter(Compat::OlmoCore).read(Duration::from_secs(1), 1, 1);
+            assert!((speed.mfu.expect("a peak") - 100.0).abs() < 1e-9);
+            let ours = meter(Compat::None).read(Duration::from_secs(1), 1, 1);
+            assert!((ours.total_training_gflops - speed.total_training_gflops).abs() < 1e-9);
+        }
     }
 
     #[test]

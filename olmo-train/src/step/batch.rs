@@ -18,7 +18,7 @@ pub(crate) fn batch_gradients(
     let micro_tokens = config.device_train_microbatch_size * config.data.sequence_length;
     let micro_batches = micro_batches(batch, micro_tokens);
     let n_labels = micro_batches.iter().map(|(_, labels)| labels.count()).sum();
-    let divisor = config.loss_divisor(n_labels, batch.tokens.len());
+    let divisor = config.loss_divisor(n_labels, batch);
     let options = StepOptions {
         precision: config.precision,
         activations: config.activations,

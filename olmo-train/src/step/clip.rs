@@ -65,7 +65,7 @@ pub(crate) fn clip(
 /// The name under which a gradient's norm is averaged: its path, or in the original trainer the
 /// first of those that are one parameter there.
 pub(crate) fn clipped_with(compat: Compat, path: &str) -> String {
-    if compat == Compat::None {
+    if compat != Compat::Olmo {
         return path.to_owned();
     }
     let fused = [(".w_k.", ".w_q."), (".w_v.", ".w_q."), (".w1.", ".w3.")];
