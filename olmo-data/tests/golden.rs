@@ -1,11 +1,11 @@
 //! Random numbers, data order and file cutting against vectors of NumPy and ai2-olmo.
 //!
-//! The vectors are made by `scripts/golden/numpy_rng.py` and `scripts/golden/data_order.py`.
+//! The vectors are made by `scripts/golden/numpy_rng.py`, `data_order.py` and `python_shuffle.py`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use olmo_data::rng::{Generator, Pcg64, SeedSequence};
+use olmo_data::rng::{Generator, Pcg64, SeedSequence, python_shuffle};
 use olmo_data::{
     DataLoader, DataLoaderConfig, DataOrder, DataOrderConfig, Error, LoaderState, Tail,
     TokenDataset, TokenDtype,
@@ -212,5 +212,16 @@ fn files_are_cut_as_the_original_dataset_cuts_them() {
         let instances: Vec<Vec<u32>> =
             (0..dataset.len()).map(|i| dataset.get(i).expect("an instance").tokens).collect();
         assert_eq!(instances, plain::<Vec<Vec<u32>>>(&case["instances"]));
+    }
+}
+
+#[test]
+fn files_are_shuffled_as_by_python() {
+    for case in list(&golden("python_shuffle.json")) {
+        let (n, order): (usize, Vec<usize>) = (plain(&case["n"]), plain(&case["order"]));
+        let mut found = python_shuffle(n, wide(&case["seed"]));
+        assert_eq!(found[..order.len()], order, "{n} with seed {}", case["seed"]);
+        found.sort_unstable();
+        assert!(found.into_iter().eq(0..n));
     }
 }

@@ -81,6 +81,6 @@ pub use family::Family;
 pub use layout::Layout;
 pub use read::{ModelFolder, linked};
 pub use tensor_file::{TensorFile, TensorSpec, write_tensors, write_tensors_in_parts};
-pub use trainer_state::{SavedOptimizer, SavedProgress, Seen};
+pub use trainer_state::{SavedData, SavedOptimizer, SavedProgress, Seen};
 pub use verify::{Comparison, TensorDifference, Verification, compare, compare_quantized, verify};
 pub use write::{HfExport, copy_tokenizer, save};

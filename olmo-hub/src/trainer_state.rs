@@ -211,7 +211,7 @@ impl Place {
 }
 
 /// How far the run of a checkpoint has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SavedProgress {
     /// Epoch, from 0 in ai2-olmo and from 1 in OLMo-core.
     pub epoch: u64,
@@ -221,6 +221,19 @@ pub struct SavedProgress {
     pub n_tokens_seen: u64,
     /// What was seen of this epoch.
     pub of_epoch: Seen,
+    /// What the order of the data depends on, as far as the trainer says it: OLMo-core does.
+    pub data: SavedData,
+}
+
+/// What a trainer says of the data of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SavedData {
+    /// Seed of the order.
+    pub seed: Option<u64>,
+    /// In which way the fingerprint was made, as `v2.0`.
+    pub fingerprint_version: Option<String>,
+    /// The dataset's fingerprint.
+    pub fingerprint: Option<String>,
 }
 
 /// What a trainer counts in an epoch.
@@ -266,11 +279,19 @@ fn progress(reader: &Reader<'_>) -> Result<SavedProgress, String> {
         found.flatten().ok_or_else(|| format!("it has no {}", names[0]))
     };
     let instances = ["global_train_examples_seen_this_epoch", "global_train_examples_seen"];
-    let of_epoch = match pickle.entry(root, "data_loader") {
+    let loader = pickle.entry(root, "data_loader");
+    let of_epoch = match loader {
         Some(loader) => Seen::Tokens(number(loader, &["tokens_processed"])?),
         None => Seen::Instances(number(root, &instances)?),
     };
+    let of_loader = |name: &str| loader.and_then(|loader| pickle.entry(loader, name));
+    let text = |name: &str| of_loader(name).and_then(|id| pickle.text(id)).map(str::to_owned);
     Ok(SavedProgress {
+        data: SavedData {
+            seed: of_loader("seed").and_then(|id| pickle.size(id)),
+            fingerprint_version: text("dataset_fingerprint_version"),
+            fingerprint: text("dataset_fingerprint"),
+        },
         epoch: number(root, &["epoch"])?,
         global_step: number(root, &["global_step"])?,
         n_tokens_seen: number(root, &["global_train_tokens_seen"])?,

@@ -13,7 +13,7 @@ use olmo_data::{
 };
 use olmo_model::Labels;
 
-use crate::config::TrainConfig;
+use crate::config::{Compat, TrainConfig};
 use crate::data_config::{DataConfig, DatasetConfig, SourceConfig};
 use crate::error::Error;
 
@@ -66,11 +66,13 @@ pub fn open(config: &TrainConfig) -> Result<OpenData, Error> {
     let data = &config.data;
     let vocab_size = u32::try_from(config.model.vocab_size).unwrap_or(u32::MAX);
     let ids = SpecialTokenIds {
-        vocab_size,
+        vocab_size: data.vocab_size.unwrap_or(vocab_size),
         pad_token_id: config.pad_token_id.unwrap_or(0),
         eos_token_id: config.eos_token_id.unwrap_or(0),
-        bos_token_id: None,
+        bos_token_id: data.bos_token_id,
     };
+    let permuted = data.permuted();
+    let data = permuted.as_ref().unwrap_or(data);
     let (paths, n_tokens) = match &data.dataset {
         DatasetConfig::FslMixture { sources, requested_tokens } => {
             let batch = config.tokens_per_step();
@@ -78,7 +80,10 @@ pub fn open(config: &TrainConfig) -> Result<OpenData, Error> {
         }
         _ => (data.paths.clone(), None),
     };
-    let instances = instances(data, ids, &paths, n_tokens.as_deref())?;
+    let is_filtered = n_tokens.is_none() || config.compat != Compat::OlmoCore;
+    let filter = data.instance_filter.filter(|_| is_filtered).map(RepetitionFilter::new);
+    let made = InstanceConfig { ids, generate_doc_lengths: false, filter };
+    let instances = instances(data, vocab_size, made, &paths, n_tokens.as_deref())?;
     let item_bytes = data.memmap_dtype.item_bytes() as u64;
     let sizes = match n_tokens {
         Some(n_tokens) => n_tokens.into_iter().map(|n| n * item_bytes).collect(),
@@ -115,25 +120,24 @@ pub(crate) fn micro_batches(batch: &Batch, n_tokens: usize) -> Vec<(&[u32], Labe
 
 fn instances(
     data: &DataConfig,
-    ids: SpecialTokenIds,
+    vocab_size: u32,
+    config: InstanceConfig,
     paths: &[PathBuf],
     n_tokens: Option<&[u64]>,
 ) -> Result<Arc<dyn Instances>, Error> {
     let (dtype, seq_len) = (data.memmap_dtype, data.sequence_length);
-    let filter = data.instance_filter.map(RepetitionFilter::new);
     if let DatasetConfig::Fsl { max_target_sequence_length: max } = data.dataset
         && data.label_mask_paths.is_none()
-        && filter.is_none()
+        && config.filter.is_none()
     {
-        let dataset = TokenDataset::open(paths, dtype, seq_len)?.with_vocab_size(ids.vocab_size);
+        let dataset = TokenDataset::open(paths, dtype, seq_len)?.with_vocab_size(vocab_size);
         return Ok(match max {
             None => Arc::new(dataset),
             Some(max) => Arc::new(dataset.with_max_target_sequence_length(max)?),
         });
     }
-    let sources = Sources::open(paths, dtype, data.label_mask_paths.as_deref())?
-        .with_vocab_size(ids.vocab_size);
-    let config = InstanceConfig { ids, generate_doc_lengths: false, filter };
+    let sources =
+        Sources::open(paths, dtype, data.label_mask_paths.as_deref())?.with_vocab_size(vocab_size);
     Ok(match &data.dataset {
         DatasetConfig::Fsl { max_target_sequence_length: max } => {
             let instances = FslInstances::new(sources, config, seq_len)?;

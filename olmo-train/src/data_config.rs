@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use olmo_data::fingerprint::LongDocStrategy;
 use olmo_data::official::InstanceFilterConfig;
+use olmo_data::rng::python_shuffle;
 use olmo_data::{BatchOrder, TokenDtype, VslCurriculum};
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,19 @@ pub struct DataConfig {
     /// How instances are made.
     #[serde(default)]
     pub dataset: DatasetConfig,
+    /// Seed of an order that `paths` are put into first: OLMo-core's, Python's `random.shuffle`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_permutation_seed: Option<u64>,
+    /// Tokens of the tokenizer, which OLMo-core's fingerprint has; `model.vocab_size` where not given,
+    /// which is larger where the embedding is padded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vocab_size: Option<u32>,
+    /// Token that a document begins with, where the tokenizer has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bos_token_id: Option<u32>,
+    /// Whether a run goes on from OLMo-core's checkpoint with data of another fingerprint.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ignore_fingerprint_mismatch: bool,
     /// A file for each of `paths` that says which tokens count as labels: a byte each, 0 or 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label_mask_paths: Option<Vec<PathBuf>>,
@@ -156,6 +170,24 @@ impl DataConfig {
         }
     }
 
+    /// The same with its files in the order that they are put into; none where they stay.
+    ///
+    /// Matches `NumpyDatasetConfig._resolve_paths_metadata` of ai2-olmo-core 2.4.0.
+    pub(crate) fn permuted(&self) -> Option<Self> {
+        let order = python_shuffle(self.paths.len(), self.source_permutation_seed?);
+        let in_order = |paths: &[PathBuf]| -> Vec<PathBuf> {
+            order.iter().filter_map(|&i| paths.get(i)).cloned().collect()
+        };
+        Some(Self {
+            paths: in_order(&self.paths),
+            // As many are checked for where they are opened.
+            label_mask_paths: self.label_mask_paths.as_ref().map(|masks| {
+                if masks.len() == order.len() { in_order(masks) } else { masks.clone() }
+            }),
+            ..self.clone()
+        })
+    }
+
     /// What is wrong with these settings together.
     pub(crate) fn problems(&self, eos: Option<u32>, pad: Option<u32>, vocab: usize) -> Vec<String> {
         let mut problems = Vec::new();
@@ -224,7 +256,19 @@ impl DataConfig {
             !self.dataset.is_padded() || pad.is_some(),
             "pad_token_id is missing, expected the token that instances are padded with".to_owned(),
         );
-        for (name, id) in [("eos_token_id", eos), ("pad_token_id", pad)] {
+        check(
+            !is_mixture || self.source_permutation_seed.is_none(),
+            "data.source_permutation_seed is there, expected none with a mixture, which has an order of its own"
+                .to_owned(),
+        );
+        let tokens = self.vocab_size.unwrap_or(1);
+        check(
+            (1..=vocab).contains(&(tokens as usize)),
+            format!("data.vocab_size is {tokens}, expected at most model.vocab_size = {vocab}"),
+        );
+        for (name, id) in
+            [("eos_token_id", eos), ("pad_token_id", pad), ("data.bos_token_id", self.bos_token_id)]
+        {
             if let Some(id) = id {
                 let problem =
                     format!("{name} is {id}, expected less than model.vocab_size = {vocab}");

@@ -12,8 +12,9 @@ use std::fs::{File, TryLockError};
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
+use olmo_data::fingerprint::FINGERPRINT_VERSION;
 use olmo_data::{BatchOrder, LoaderState};
-use olmo_hub::{Dtype, ModelFolder, SavedOptimizer, SavedProgress, Seen};
+use olmo_hub::{Dtype, ModelFolder, SavedData, SavedOptimizer, SavedProgress, Seen};
 use olmo_model::config::RopeConfig;
 use olmo_model::{ModelConfig, Transformer};
 use olmo_optim::{AdaptiveClip, Optimizer, SkipStep};
@@ -119,7 +120,7 @@ fn load(
     if is_ours {
         take_ours(&mut start, config, path, data, optimizer, device)?;
     } else {
-        take_saved(&mut start, config, &folder, optimizer, device)?;
+        take_saved(&mut start, config, &folder, data, optimizer, device)?;
     }
     if config.reset_optimizer_state && !config.reset_trainer_state {
         start.rewarms_from = Some(config.schedule_place(start.global_step, start.total_tokens));
@@ -160,6 +161,7 @@ fn take_saved(
     start: &mut Start,
     config: &TrainConfig,
     folder: &ModelFolder,
+    data: &DataIdentity,
     optimizer: &mut dyn Optimizer,
     device: &Device,
 ) -> Result<(), Error> {
@@ -176,7 +178,7 @@ fn take_saved(
                 "holds weights and no state of an optimizer: train/optimizer.safetensors, optim.pt, or as the trainers shard it, model_and_optim, optim or rank0.pt; to begin it anew, give reset_optimizer_state=true",
             ));
         }
-        let step = progress.map_or(0, |progress| progress.global_step);
+        let step = progress.as_ref().map_or(0, |progress| progress.global_step);
         start.averages = take_saved_optimizer(config, folder, step, optimizer, device)?;
     }
     if !goes_on {
@@ -188,7 +190,7 @@ fn take_saved(
             "holds weights and no progress of a run: train/state.json, train.pt, train/rank0.pt or rank0.pt; to begin with step 1, give reset_trainer_state=true",
         ));
     };
-    let SavedProgress { epoch, global_step, n_tokens_seen, of_epoch } = progress;
+    let SavedProgress { epoch, global_step, n_tokens_seen, of_epoch, data: saved } = progress;
     let seq = config.data.sequence_length as u64;
     let (n_instances, n_tokens, is_followed, order) = match (of_epoch, config.data.batch_order()) {
         (Seen::Instances(n), order) => {
@@ -206,10 +208,36 @@ fn take_saved(
             ),
         ));
     }
+    if let Some(obstacle) = of_other_data(&saved, data, config.data.ignore_fingerprint_mismatch) {
+        let message = format!("{obstacle}; to begin the data anew, give restore_dataloader=false");
+        return Err(unusable(path, &message));
+    }
     (start.global_step, start.total_tokens) = (global_step, n_tokens_seen);
     let n_instances_seen = usize::try_from(n_instances).unwrap_or(usize::MAX);
     start.loader = LoaderState { epoch, n_instances_seen, n_tokens_seen: n_tokens };
     Ok(())
+}
+
+/// Why a run with the data `now` does not see what the run of a trainer's checkpoint would have seen
+/// next; none where it does, or where the trainer does not say.
+fn of_other_data(saved: &SavedData, now: &DataIdentity, ignores_files: bool) -> Option<String> {
+    let SavedData { seed, fingerprint_version, fingerprint } = saved;
+    if let Some(seed) = seed.filter(|seed| *seed != now.seed) {
+        let given = now.seed;
+        return Some(format!(
+            "has data in the order of seed {seed}, and this run's is {given}: give data.seed={seed}"
+        ));
+    }
+    // Those of other versions are made of other fields.
+    let is_known = fingerprint_version.as_deref() == Some(FINGERPRINT_VERSION);
+    match (fingerprint, &now.fingerprint) {
+        (Some(then), Some(now)) if is_known && !ignores_files && then != now => Some(format!(
+            "has data of the fingerprint {then}, and this run's is {now}: files, their names, sizes or \
+             order, data.memmap_dtype, data.dataset, data.vocab_size, data.bos_token_id, eos_token_id or \
+             pad_token_id are others; to go on with other data, give data.ignore_fingerprint_mismatch=true"
+        )),
+        _ => None,
+    }
 }
 
 /// The optimizer's state of every parameter, and the averages of its gradients' norms.

@@ -1,4 +1,4 @@
-//! Steps of OLMo-core's own `Trainer` on two processes, and ours from its checkpoints, optimizer and data order
+//! Steps of OLMo-core's own `Trainer`, and ours from its checkpoints, optimizer and data order
 //! included.
 
 use std::fs;
@@ -31,15 +31,29 @@ struct Reference {
     skipped: Option<Vec<f64>>,
 }
 
+/// The beginning of the file, as the original had it; of the run with a filter every fifth instance is
+/// one token again and again.
+fn tokens(run: &str) -> Vec<u8> {
+    const N_BYTES: usize = 16 * 2;
+    let mut tokens = fs::read(golden("trainer/tokens.npy")).expect("golden");
+    tokens.truncate(100 * N_BYTES);
+    if run == "filtered" {
+        for instance in tokens.chunks_mut(N_BYTES).step_by(5) {
+            let first = [instance[0], instance[1]];
+            instance.chunks_mut(2).for_each(|token| token.copy_from_slice(&first));
+        }
+    }
+    tokens
+}
+
 /// What `scripts/golden/core_trainer.py` sets up in Python, as a configuration of ours.
-fn config(run: &str, step: u64, folder: &Path) -> TrainConfig {
-    let checkpoint = golden(&format!("core_trainer/{run}/step{step}"));
-    // The beginning of the file, as the original had it.
-    let tokens = fs::read(golden("trainer/tokens.npy")).expect("golden");
+fn config(run: &str, step: u64, folder: &Path, more: &[&str]) -> TrainConfig {
+    let begins_with = if run == "filtered" { "olmo2" } else { run };
+    let checkpoint = golden(&format!("core_trainer/{begins_with}/step{step}"));
     let data = folder.join("tokens.npy");
-    fs::write(&data, &tokens[..100 * 16 * 2]).expect("writable");
+    fs::write(&data, tokens(run)).expect("writable");
     let (optimizer, schedule) = match run {
-        "olmo2" => {
+        "olmo2" | "filtered" => {
             ("adamw", "name: cosine_with_warmup, t_warmup: 5, alpha_f: 0.1, warmup_min_lr: 0.0")
         }
         _ => (
@@ -53,7 +67,9 @@ run_name: {run}
 save_folder: {}
 seed: 6198
 model: {{preset: olmo2_1b}}
-data: {{paths: [{}], sequence_length: 16, order: olmo_core}}
+data: {{paths: [{}], sequence_length: 16, order: olmo_core, vocab_size: 60}}
+eos_token_id: 0
+pad_token_id: 1
 load_path: {}
 reset_optimizer_state: false
 reset_trainer_state: false
@@ -72,8 +88,16 @@ save_interval: 100
         data.display(),
         checkpoint.display()
     );
-    let spike = "faults={spike: {std_factor: 1.0, window: 8}}".to_owned();
-    let overrides = if optimizer == "adamw" { vec![] } else { vec![spike] };
+    let mut overrides: Vec<String> = match run {
+        "olmo2" => vec![],
+        "olmo3" => vec!["faults={spike: {std_factor: 1.0, window: 8}}".to_owned()],
+        _ => vec![
+            "data.instance_filter={repetition_max_period: 3, repetition_min_period: 1, repetition_max_count: 6}"
+                .to_owned(),
+            "compat=olmo_core".to_owned(),
+        ],
+    };
+    overrides.extend(more.iter().map(ToString::to_string));
     let mut config = TrainConfig::parse(&yaml, &overrides, "test").expect("a sound config");
     config.model = ModelFolder::open(&checkpoint).expect("a model").model_config().clone();
     config
@@ -84,7 +108,7 @@ fn follow(run: &str, step: u64) {
     let reference: Reference = serde_json::from_str(&steps.expect("golden")).expect("columns");
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut trainer =
-        Trainer::new(config(run, step, folder.path()), &Device::flex()).expect("begins");
+        Trainer::new(config(run, step, folder.path(), &[]), &Device::flex()).expect("begins");
     let mut ours = Steps::default();
     trainer.run(&mut ours, &AtomicBool::new(false)).expect("runs");
 
@@ -122,4 +146,46 @@ fn a_run_of_olmo_core_goes_on_as_its_own_trainer_does() {
 #[test]
 fn a_run_of_olmo_3_is_that_of_olmo_core_and_skips_the_same_step() {
     follow("olmo3", 0);
+}
+
+/// Whose tokens count in what losses are divided by there.
+#[test]
+fn a_run_with_a_filter_is_that_of_olmo_core() {
+    follow("filtered", 0);
+}
+
+#[test]
+fn a_run_of_olmo_core_goes_on_with_its_own_data_alone() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let begin =
+        |more: &[&str]| Trainer::new(config("olmo2", 9, folder.path(), more), &Device::flex());
+    let refused = |more: &[&str]| begin(more).expect_err("other data").to_string();
+    let message = refused(&["data.seed=1"]);
+    assert!(message.contains("seed 6198") && message.contains("data.seed=6198"), "{message}");
+    for other in ["data.vocab_size=61", "pad_token_id=2", "data.bos_token_id=3"] {
+        let message = refused(&[other]);
+        assert!(
+            message.contains("fingerprint") && message.contains("data.vocab_size"),
+            "{message}"
+        );
+    }
+    let trainer = begin(&["data.vocab_size=61", "data.ignore_fingerprint_mismatch=true"]);
+    assert_eq!(trainer.expect("asked for").global_step(), 9);
+}
+
+/// A run whose length is in tokens ends with the same token, whatever its batch was before.
+#[test]
+fn a_length_in_tokens_is_counted_from_the_checkpoint() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let more = ["max_duration=1600T", "global_train_batch_size=4"];
+    let config = config("olmo2", 9, folder.path(), &more);
+    let mut trainer = Trainer::new(config, &Device::flex()).expect("begins");
+    let mut steps = Steps::default();
+    trainer.run(&mut steps, &AtomicBool::new(false)).expect("runs");
+    // 448 tokens are left of 9 batches of 128, in batches of 64.
+    assert_eq!(trainer.config().max_duration.steps, 9 + 7);
+    let last = steps.0.last().expect("steps were made");
+    assert_eq!((last.step, last.total_tokens), (16, 1600));
+    let saved = fs::read_to_string(folder.path().join("run/config.yaml")).expect("written");
+    assert!(saved.contains("1600T"), "{saved}");
 }

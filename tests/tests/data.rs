@@ -136,7 +136,7 @@ fn batches_are_those_of_olmo_core_over_restarts_and_other_ranks() {
         assert_batches(&batches(&mut then, usize::MAX), &order["next_epoch"], case);
 
         let mut of_32 = config("first");
-        of_32.model.vocab_size = 32;
+        of_32.data.vocab_size = Some(32);
         let OpenData { fingerprint, .. } = data::open(&of_32).expect("opened");
         assert_eq!(Some(&*fingerprint), order["fingerprint"].as_str(), "{case}");
         n_compared += 1;
@@ -287,6 +287,14 @@ fn mixtures_are_those_of_olmo_core() {
         let first = |i| instances.get(i).expect("read").input_ids[0];
         let firsts: Vec<u32> = (0..instances.len()).map(first).collect();
         assert_eq!(firsts, plain::<Vec<u32>>(&case["first_tokens"]));
+        // OLMo-core's mixture takes a filter and has none.
+        let filter = "data.instance_filter={repetition_max_period: 1, repetition_min_period: 1, repetition_max_count: 1}";
+        for (compat, filtered) in [("none", true), ("olmo_core", false)] {
+            let config = config(&data, batch, &[filter, &format!("compat={compat}")]);
+            let instances = data::open(&config).expect("made").instances;
+            let mask = instances.get(0).expect("read").instance_mask;
+            assert_eq!(mask.is_some(), filtered, "{compat}");
+        }
         n_made += 1;
     }
     assert!(n_made > 3, "only {n_made} mixtures");

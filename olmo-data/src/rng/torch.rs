@@ -7,50 +7,11 @@
 //!
 //! Checked against torch 2.9.0.
 
+use super::mt19937::Mt19937;
 use crate::{Error, Result};
 
-/// Words of the state.
-const N: usize = 624;
-/// How far apart the words are that are mixed.
-const M: usize = 397;
 /// From how many numbers on torch draws in another way.
 const MAX: usize = u32::MAX as usize / 20;
-
-/// MT19937, a generator of 32-bit words.
-struct Mt19937 {
-    state: [u32; N],
-    /// The next word of the state to be given out.
-    at: usize,
-}
-
-impl Mt19937 {
-    fn new(seed: u64) -> Self {
-        let mut state = [seed as u32; N];
-        for j in 1..N {
-            let before = state[j - 1] ^ (state[j - 1] >> 30);
-            state[j] = before.wrapping_mul(1_812_433_253).wrapping_add(j as u32);
-        }
-        Self { state, at: N }
-    }
-
-    fn next_u32(&mut self) -> u32 {
-        if self.at == N {
-            for k in 0..N {
-                let joined =
-                    (self.state[k] & 0x8000_0000) | (self.state[(k + 1) % N] & 0x7fff_ffff);
-                let twist = if joined & 1 == 1 { 0x9908_b0df } else { 0 };
-                self.state[k] = self.state[(k + M) % N] ^ (joined >> 1) ^ twist;
-            }
-            self.at = 0;
-        }
-        let mut y = self.state[self.at];
-        self.at += 1;
-        y ^= y >> 11;
-        y ^= (y << 7) & 0x9d2c_5680;
-        y ^= (y << 15) & 0xefc6_0000;
-        y ^ (y >> 18)
-    }
-}
 
 /// The numbers below `n` in the order of torch's `randperm` for a seed.
 ///

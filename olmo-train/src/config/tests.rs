@@ -138,3 +138,43 @@ fn a_path_map_says_where_files_are() {
     let message = parse(&["path_map=[a]"]).expect_err("a list").to_string();
     assert!(message.contains("path_map is"), "{message}");
 }
+
+#[test]
+fn an_epoch_has_as_many_steps_as_the_loader_gives() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    // Of 15 instances of 64 tokens 12 are used where the length may grow to 256.
+    let path = folder.path().join("a.npy");
+    std::fs::write(&path, vec![0; 15 * 64 * 2]).expect("writable");
+    let data = format!("data.paths=[{}]", path.display());
+    let batches = ["global_train_batch_size=4", "data.order=olmo_core", "max_duration=2ep"];
+    for (dataset, steps) in [
+        ("", 3),
+        (", max_target_sequence_length: 256", 3),
+        (", max_target_sequence_length: 512", 2),
+    ] {
+        let dataset = format!("data.dataset={{name: fsl{dataset}}}");
+        let config = parse(&[&batches[..], &[&data, &dataset]].concat()).expect("sound");
+        assert_eq!(config.max_duration.steps, 2 * steps, "{dataset}");
+        let opened = crate::data::open(&config).expect("there");
+        assert_eq!(opened.instances.len() as u64 / 4, steps, "{dataset}");
+    }
+}
+
+#[test]
+fn files_are_put_into_another_order_with_their_masks() {
+    let paths = "data.paths=[a, b, c, d, e]";
+    let masks = "data.label_mask_paths=[f, g, h, i, j]";
+    let config = parse(&[paths, masks, "data.source_permutation_seed=123"]).expect("sound");
+    let permuted = config.data.permuted().expect("a seed");
+    let names = |paths: &[PathBuf]| paths.iter().map(|path| path.display().to_string()).collect();
+    let found: String = names(&permuted.paths);
+    assert_eq!(found, "dbeca");
+    let found: String = names(&permuted.label_mask_paths.expect("there"));
+    assert_eq!(found, "igjhf");
+    assert_eq!(parse(&[paths]).expect("sound").data.permuted(), None);
+    let message = |overrides: &[&str]| parse(overrides).expect_err("wrong").to_string();
+    assert!(message(&["data.vocab_size=999999"]).contains("data.vocab_size is 999999"));
+    assert!(message(&["data.bos_token_id=999999"]).contains("data.bos_token_id is 999999"));
+    let unfixed = message(&["optimizer.step_increment_bugfix=false"]);
+    assert!(unfixed.contains("skip_step_adamw"), "{unfixed}");
+}

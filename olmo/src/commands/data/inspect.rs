@@ -152,7 +152,8 @@ impl Inspect {
         ensure!(
             self.find.is_none() && self.global_indices.is_none(),
             "--find and --global-indices work only where instances are pieces of files, \
-             `data.dataset: {{name: fsl}}` without masks and filter, in batches of one size"
+             `data.dataset: {{name: fsl}}` without masks, filter and permutation, in \
+             batches of one size"
         );
         let resolve = |path: &mut PathBuf| -> Result<()> {
             *path = map.resolve(&path.display().to_string())?;
@@ -311,7 +312,9 @@ fn read(path: &Path) -> Result<Config> {
             _ => return Ok(Config::Instances(Box::new(config))),
         };
         let grows = config.batch_size_warmup.is_some();
-        if data.label_mask_paths.is_some() || data.instance_filter.is_some() || grows {
+        let is_permuted = data.source_permutation_seed.is_some();
+        if data.label_mask_paths.is_some() || data.instance_filter.is_some() || grows || is_permuted
+        {
             return Ok(Config::Instances(Box::new(config)));
         }
         return Ok(Config::Pieces(Run {
