@@ -53,8 +53,8 @@ pub struct StepMetrics {
     /// What the gradients were multiplied by to clip them; 1 where they were not.
     #[serde(rename = "optim/clip_coefficient", deserialize_with = "nan_for_null")]
     pub clip_coefficient: f64,
-    /// 1 where the step was skipped, as its loss or gradients were no number or a spike; absent where
-    /// it was made. Under OLMo-core's name.
+    /// 1 where the step was skipped, as its loss or gradients were no number or a spike. Of one that was made
+    /// 0 with `skip_step_adamw`, and else absent. Under OLMo-core's name.
     #[serde(rename = "optim/step skipped", skip_serializing_if = "Option::is_none", default)]
     pub step_skipped: Option<f64>,
     /// Learning rate of the first parameter group.
