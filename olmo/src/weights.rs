@@ -194,7 +194,7 @@ mod tests {
         let folder =
             ModelFolder::open(path.join("../tests/golden/hf/olmo2-gqa-bf16")).expect("golden");
         let device = Device::flex();
-        let (_, f32) = ("", Weights { dtype: ComputeDtype::F32, quantize: None });
+        let f32 = Weights { dtype: ComputeDtype::F32, quantize: None };
         let needed = f32.bytes(&folder, &device, |_| true).expect("all are there");
         for (available, fits) in [(None, true), (Some(needed), true), (Some(needed - 1), false)] {
             let checked = f32.check_fit(&folder, &device, available);

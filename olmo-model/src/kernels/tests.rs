@@ -9,7 +9,7 @@ use burn::tensor::activation::softmax;
 use burn::tensor::{Bool, DType, Device, FloatDType, Int, Shape, Tensor, TensorData};
 
 use super::{AttentionSpan, Kernels};
-use super::{attention, cross_entropy, linear, norm, rotary, swiglu};
+use super::{attention, call, cross_entropy, linear, norm, rotary, swiglu};
 use crate::init::Initial;
 
 /// Of f32 against a plain computation, relative to the largest of a tensor. Measured: 1.3e-6.
@@ -341,4 +341,21 @@ fn flex_token_losses_agree() {
         let (composed, _) = cross_entropy::token_losses::<Flex>(logits(), labels(), 0.1, false);
         assert_agree("token losses alone", [own], [composed]);
     }
+}
+
+/// The CPU's kernels go by the length of a row of one operand, and would compute something.
+#[test]
+fn rows_of_another_length_than_the_weights_are_refused() {
+    let device = Device::flex();
+    let x = || Tensor::<3>::zeros([1, 1, 8], &device);
+    let matrix = || Tensor::<2>::zeros([4, 16], &device);
+    let refused = |f: &dyn Fn()| {
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
+        let message = caught.expect_err("refused").downcast::<String>().expect("a text");
+        assert!(message.contains("rows of 8 elements and a weight for rows of 16"), "{message}");
+    };
+    refused(&|| drop(call::linear(x(), matrix())));
+    refused(&|| drop(call::three_linears(x(), [matrix(), matrix(), matrix()])));
+    refused(&|| drop(call::gated_linear(x(), matrix(), matrix())));
+    refused(&|| drop(call::rms_norm(x(), Tensor::zeros([16], &device), 1e-6, false)));
 }
