@@ -1,6 +1,7 @@
 //! Logits of small models that `transformers` saved, in every form a folder can have, and of models that
 //! only ai2-olmo has.
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use burn::tensor::{DType, Device, FloatDType, Tensor};
@@ -18,6 +19,10 @@ const NARROW_LOGITS: f64 = 5e-3;
 const NARROW_GRADIENTS: f64 = 2e-2;
 
 /// Vectors of losses and gradients, with how much of its largest value each parameter's may differ.
+///
+/// A parameter is what the reference has as one: the experts of a layer together. An expert's own gradient
+/// may be as small as a rounding of its neighbours', and how much of it is rounding changes with the kernel
+/// that burn chooses; on flex each is held to its own largest in olmo-model.
 const GRADIENTS: [(&str, f64); 11] = [
     ("olmo/olmo", 4e-6),
     ("olmo/olmo-tied-gqa-clip", 4e-6),
@@ -197,14 +202,15 @@ fn losses_and_gradients_are_those_of_the_references() {
     for (device_name, device) in devices() {
         for (name, tolerance) in GRADIENTS {
             let tolerance = if is_narrow(device_name) { NARROW_GRADIENTS } else { tolerance };
-            let worst = gradient_difference(device_name, &device, name, tolerance);
-            println!("{device_name}: {name}: gradients differ by {worst:e}");
+            let (path, worst) = gradient_difference(device_name, &device, name);
+            println!("{device_name}: {name}: gradients differ by {worst:e} in {path}");
+            assert!(worst < tolerance, "{device_name}: {name}: {path} differs by {worst:e}");
         }
     }
 }
 
-/// The largest difference of any parameter's gradient; the loss is compared on the way.
-fn gradient_difference(device_name: &str, device: &Device, name: &str, tolerance: f64) -> f64 {
+/// The parameter whose gradient differs most, and by how much; the loss is compared on the way.
+fn gradient_difference(device_name: &str, device: &Device, name: &str) -> (String, f64) {
     let vectors = Golden::open(&format!("{name}.safetensors"));
     let family = vectors.config().family;
     let model = vectors.model("", device);
@@ -220,15 +226,28 @@ fn gradient_difference(device_name: &str, device: &Device, name: &str, tolerance
     let loss_tolerance = if is_narrow(device_name) { NARROW_GRADIENTS } else { 1e-6 };
     let differs = (loss / expected - 1.0).abs();
     assert!(differs < loss_tolerance, "{device_name}: {name}: {loss} for {expected}");
-    let (mut n_compared, mut worst) = (0, 0.0_f64);
+    let mut n_compared = 0;
+    let mut parameters: BTreeMap<String, (Vec<f32>, Vec<f32>)> = BTreeMap::new();
     walk::take_gradients(&leaves, &mut graph, |path, gradient| {
-        let found: Vec<f32> = gradient.into_data().iter::<f32>().collect();
-        let expected = vectors.f32(&format!("grad.{}", hf_name(family, path)));
-        let difference = relative_difference(&found, &expected);
-        assert!(difference < tolerance, "{device_name}: {name}: {path} differs by {difference:e}");
-        worst = worst.max(difference);
+        let (found, expected) = parameters.entry(without_expert(path)).or_default();
+        found.extend(gradient.into_data().iter::<f32>());
+        expected.extend(vectors.f32(&format!("grad.{}", hf_name(family, path))));
         n_compared += 1;
     });
     assert_eq!(n_compared, model.config().parameters().len(), "{name}");
-    worst
+    let differences = parameters
+        .into_iter()
+        .map(|(path, (found, expected))| (path, relative_difference(&found, &expected)));
+    differences.max_by(|a, b| a.1.total_cmp(&b.1)).expect("parameters")
+}
+
+/// `blocks.0.feed_forward.experts.4.w3.weight` is a part of `blocks.0.feed_forward.experts.w3.weight`.
+fn without_expert(path: &str) -> String {
+    match path.split_once("experts.") {
+        Some((before, after)) => {
+            let (_, weight) = after.split_once('.').expect("a number first");
+            format!("{before}experts.{weight}")
+        }
+        None => path.to_owned(),
+    }
 }
