@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 use crate::cache::LayerCache;
 use crate::kernels::{self, AttentionSpan};
 use crate::linear::Linear;
-use crate::norm::Norm;
+use crate::norm::{Norm, normed};
 use crate::rope::Positions;
 
 /// Self-attention of one block.
@@ -54,19 +54,26 @@ impl Attention {
         positions: &Positions,
         cache: Option<&mut LayerCache>,
     ) -> Tensor<3> {
+        self.of_normed(x, None, positions, cache)
+    }
+
+    /// The same of the norm of `x`.
+    pub(crate) fn of_normed(
+        &self,
+        x: Tensor<3>,
+        norm: Option<&Norm>,
+        positions: &Positions,
+        cache: Option<&mut LayerCache>,
+    ) -> Tensor<3> {
         let AttentionShape { n_heads, n_kv_heads, clip_qkv, window, rope_full_precision } =
             self.shape;
         let clip = |x: Tensor<3>| match clip_qkv {
             Some(limit) => x.clamp(-limit, limit),
             None => x,
         };
-        let normed = |norm: &Option<Norm>, x| match norm {
-            Some(norm) => norm.forward(x),
-            None => x,
-        };
-        let [q, k, v] = Linear::forward_three([&self.w_q, &self.w_k, &self.w_v], x);
-        let q = clip(normed(&self.q_norm, q));
-        let k = clip(normed(&self.k_norm, k));
+        let [q, k, v] = Linear::forward_three([&self.w_q, &self.w_k, &self.w_v], x, norm);
+        let q = clip(normed(q, self.q_norm.as_ref()));
+        let k = clip(normed(k, self.k_norm.as_ref()));
         let v = clip(v);
 
         let rope = positions.tables(window);

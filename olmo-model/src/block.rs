@@ -8,7 +8,7 @@ use crate::cache::LayerCache;
 use crate::config::NormPlacement;
 use crate::feed_forward::FeedForward;
 use crate::moe::{MixtureOfExperts, RouterLosses};
-use crate::norm::Norm;
+use crate::norm::{Norm, normed};
 use crate::rope::Positions;
 
 /// A transformer block.
@@ -51,7 +51,7 @@ impl Block {
         positions: &Positions,
         cache: Option<&mut LayerCache>,
     ) -> Tensor<3> {
-        self.through(x, positions, cache, |x| self.feed_forward.forward(x))
+        self.through(x, positions, cache, |x, norm| self.feed_forward.of_normed(x, norm))
     }
 
     /// As [`forward`](Self::forward) without a cache, with the losses of the block's router if it
@@ -62,10 +62,10 @@ impl Block {
         positions: &Positions,
     ) -> (Tensor<3>, Option<RouterLosses>) {
         let mut losses = None;
-        let y = self.through(x, positions, None, |x| match &self.feed_forward {
-            BlockFeedForward::Swiglu(layer) => layer.forward(x),
+        let y = self.through(x, positions, None, |x, norm| match &self.feed_forward {
+            BlockFeedForward::Swiglu(layer) => layer.of_normed(x, norm),
             BlockFeedForward::Experts(layer) => {
-                let (y, of_router) = layer.forward_with_losses(x);
+                let (y, of_router) = layer.forward_with_losses(normed(x, norm));
                 losses = Some(of_router);
                 y
             }
@@ -78,20 +78,19 @@ impl Block {
         x: Tensor<3>,
         positions: &Positions,
         cache: Option<&mut LayerCache>,
-        feed_forward: impl FnOnce(Tensor<3>) -> Tensor<3>,
+        feed_forward: impl FnOnce(Tensor<3>, Option<&Norm>) -> Tensor<3>,
     ) -> Tensor<3> {
         match self.norm_placement {
             NormPlacement::Before => {
-                let normed = self.attention_norm.forward(x.clone());
-                let h = x + self.attention.forward(normed, positions, cache);
-                let normed = self.feed_forward_norm.forward(h.clone());
-                h + feed_forward(normed)
+                let norm = Some(&self.attention_norm);
+                let h = x.clone() + self.attention.of_normed(x, norm, positions, cache);
+                h.clone() + feed_forward(h, Some(&self.feed_forward_norm))
             }
             NormPlacement::After => {
                 let attended = self.attention.forward(x.clone(), positions, cache);
-                let h = x + self.attention_norm.forward(attended);
-                let fed = feed_forward(h.clone());
-                h + self.feed_forward_norm.forward(fed)
+                let h = self.attention_norm.add_to(x, attended);
+                let fed = feed_forward(h.clone(), None);
+                self.feed_forward_norm.add_to(h, fed)
             }
         }
     }
@@ -104,9 +103,14 @@ impl BlockFeedForward {
     ///
     /// - input and output: `[batch, seq, d_model]`
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        self.of_normed(x, None)
+    }
+
+    /// The same of the norm of `x`.
+    fn of_normed(&self, x: Tensor<3>, norm: Option<&Norm>) -> Tensor<3> {
         match self {
-            Self::Swiglu(layer) => layer.forward(x),
-            Self::Experts(layer) => layer.forward(x),
+            Self::Swiglu(layer) => layer.of_normed(x, norm),
+            Self::Experts(layer) => layer.forward(normed(x, norm)),
         }
     }
 }

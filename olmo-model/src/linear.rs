@@ -1,10 +1,12 @@
 //! Matrices: the projection without bias, and the embedding.
 
+use burn::backend::Dispatch;
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Int, Tensor};
 
 use crate::config::ModelConfig;
-use crate::kernels;
+use crate::kernels::{self, RowNorm};
+use crate::norm::{Norm, normed};
 use crate::packed::PackedMatrix;
 use crate::parameters::{Parameter, Role};
 use crate::quantized::Quantization;
@@ -117,13 +119,17 @@ impl Matrix {
         }
     }
 
-    /// Multiplies the last dimension: `[batch, seq, d_in]` to `[batch, seq, d_out]`.
-    pub(crate) fn apply(&self, x: Tensor<3>) -> Tensor<3> {
+    /// Multiplies the last dimension, normalised: `[batch, seq, d_in]` to `[batch, seq, d_out]`.
+    pub(crate) fn apply(&self, x: Tensor<3>, norm: Option<&Norm>) -> Tensor<3> {
         match self {
-            Self::Dense(weight) => kernels::linear(x, weight.val()),
-            Self::Packed(weight) => kernels::packed_linear(x, weight),
+            Self::Dense(weight) => kernels::linear(normed(x, norm), weight.val()),
+            Self::Packed(weight) => kernels::packed_linear(x, of_rows(norm), weight),
         }
     }
+}
+
+fn of_rows(norm: Option<&Norm>) -> RowNorm<Dispatch> {
+    norm.map_or(RowNorm::None, Norm::of_rows)
 }
 
 /// `y = x Wᵀ`.
@@ -145,30 +151,41 @@ impl Linear {
     ///
     /// When the last dimension is not `d_in`.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.weight.apply(x)
+        self.weight.apply(x, None)
     }
 
-    /// Applies three matrices to the same input, together where the device gains by it.
-    pub(crate) fn forward_three(linears: [&Self; 3], x: Tensor<3>) -> [Tensor<3>; 3] {
+    /// Applies three matrices to the same input, normalised, together where the device gains by it.
+    pub(crate) fn forward_three(
+        linears: [&Self; 3],
+        x: Tensor<3>,
+        norm: Option<&Norm>,
+    ) -> [Tensor<3>; 3] {
         match linears.map(|linear| &linear.weight) {
             [Matrix::Dense(a), Matrix::Dense(b), Matrix::Dense(c)] => {
-                kernels::three_linears(x, [a.val(), b.val(), c.val()])
+                kernels::three_linears(normed(x, norm), [a.val(), b.val(), c.val()])
             }
             [Matrix::Packed(a), Matrix::Packed(b), Matrix::Packed(c)] => {
-                kernels::three_packed_linears(x, [a, b, c])
+                kernels::three_packed_linears(x, of_rows(norm), [a, b, c])
             }
-            mixed => mixed.map(|weight| weight.apply(x.clone())),
+            mixed => mixed.map(|weight| weight.apply(x.clone(), norm)),
         }
     }
 
-    /// `silu(gate x) * up x`.
-    pub(crate) fn forward_gated(gate: &Self, up: &Self, x: Tensor<3>) -> Tensor<3> {
+    /// `silu(gate x) * up x`, `x` normalised.
+    pub(crate) fn forward_gated(
+        gate: &Self,
+        up: &Self,
+        x: Tensor<3>,
+        norm: Option<&Norm>,
+    ) -> Tensor<3> {
         match (&gate.weight, &up.weight) {
             (Matrix::Dense(gate), Matrix::Dense(up)) => {
-                kernels::gated_linear(x, gate.val(), up.val())
+                kernels::gated_linear(normed(x, norm), gate.val(), up.val())
             }
-            (Matrix::Packed(gate), Matrix::Packed(up)) => kernels::packed_gated_linear(x, gate, up),
-            _ => kernels::swiglu(gate.forward(x.clone()), up.forward(x)),
+            (Matrix::Packed(gate), Matrix::Packed(up)) => {
+                kernels::packed_gated_linear(x, of_rows(norm), gate, up)
+            }
+            (gate, up) => kernels::swiglu(gate.apply(x.clone(), norm), up.apply(x, norm)),
         }
     }
 }

@@ -167,11 +167,12 @@ impl LmHead {
         let [batch, seq, d_model] = hidden.dims();
         let n = batch * seq;
         assert_eq!(labels.ids.len(), n, "labels for {batch} rows of {seq} tokens");
-        let x = self.norm.forward(hidden).reshape([1, n, d_model]);
+        let x = hidden.reshape([1, n, d_model]);
         let labels = labels.tensor(&x.device());
         let mut sums = Tensor::zeros([3], (&x.device(), DType::F32));
         for range in kernels::loss_chunks(n, output.shape()[0]) {
-            let logits = output.apply(x.clone().slice([0..1, range.clone(), 0..d_model]));
+            let x = x.clone().slice([0..1, range.clone(), 0..d_model]);
+            let logits = output.apply(x, Some(&self.norm));
             let [_, n, vocab_size] = logits.dims();
             let logits = logits.reshape([n, vocab_size]);
             sums = sums + kernels::token_losses(logits, labels.clone().slice([range]), z_loss);

@@ -1,10 +1,11 @@
 //! The norm of blocks, of queries and keys, and before the output projection.
 
+use burn::backend::Dispatch;
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
 use crate::config::{NormCast, NormConfig};
-use crate::kernels;
+use crate::kernels::{self, RowNorm};
 
 /// A norm over the last dimension, computed in f32 and cast back to the dtype of its input.
 #[derive(Module, Debug)]
@@ -38,5 +39,31 @@ impl Norm {
                 kernels::layer_norm(x, eps)
             }
         }
+    }
+
+    /// `x` with the norm of `y` added.
+    pub(crate) fn add_to(&self, x: Tensor<3>, y: Tensor<3>) -> Tensor<3> {
+        kernels::add_normed(x, y, self.of_rows())
+    }
+
+    /// The norm as a part of the operation that takes its output.
+    pub(crate) fn of_rows(&self) -> RowNorm<Dispatch> {
+        match (self.config, &self.weight) {
+            (NormConfig::RmsNorm { eps, cast }, Some(weight)) => {
+                let cast_first = cast == NormCast::BeforeWeight;
+                RowNorm::Rms { weight: weight.val().into_dispatch(), eps, cast_first }
+            }
+            (NormConfig::LayerNorm { eps } | NormConfig::RmsNorm { eps, .. }, _) => {
+                RowNorm::Layer { eps }
+            }
+        }
+    }
+}
+
+/// The norm of `x`, where there is one.
+pub(crate) fn normed(x: Tensor<3>, norm: Option<&Norm>) -> Tensor<3> {
+    match norm {
+        Some(norm) => norm.forward(x),
+        None => x,
     }
 }

@@ -189,7 +189,7 @@ impl Transformer {
 
     /// Final norm and output projection: `[batch, seq, d_model]` to `[batch, seq, vocab_size]`.
     pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
-        self.output().apply(self.lm_head.norm.forward(hidden))
+        self.output().apply(hidden, Some(&self.lm_head.norm))
     }
 
     /// The output projection, `[vocab_size, d_model]`: with tied weights the embedding matrix.

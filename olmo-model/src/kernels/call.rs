@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use burn::backend::Dispatch;
+use burn::backend::{Dispatch, TensorMetadata as _};
 use burn::tensor::{Device, FloatDType, Int, Tensor};
 #[cfg(feature = "flex")]
 use rayon::prelude::*;
 
-use super::{AttentionSpan, Kernels as _};
+use super::{AttentionSpan, Kernels as _, RowNorm};
 use crate::packed::PackedMatrix;
 
 /// `x` times the transpose of `weight`: `[batch, seq, d_in]` and `[d_out, d_in]` give
@@ -36,39 +36,58 @@ pub(crate) fn gated_linear(x: Tensor<3>, gate: Tensor<2>, up: Tensor<2>) -> Tens
     Tensor::from_dispatch(Dispatch::olmo_gated_linear(x.into_dispatch(), gate, up))
 }
 
-/// [`linear`] with a packed weight.
-pub(crate) fn packed_linear(x: Tensor<3>, weight: &PackedMatrix) -> Tensor<3> {
+/// [`linear`] of normalised rows with a packed weight.
+pub(crate) fn packed_linear(
+    x: Tensor<3>,
+    norm: RowNorm<Dispatch>,
+    weight: &PackedMatrix,
+) -> Tensor<3> {
+    check_norm(&x, &norm);
     check_width(&x, weight.shape()[1]);
-    Tensor::from_dispatch(Dispatch::olmo_packed_linear(x.into_dispatch(), weight.clone()))
+    Tensor::from_dispatch(Dispatch::olmo_packed_linear(x.into_dispatch(), norm, weight.clone()))
 }
 
-/// [`three_linears`] with packed weights.
-pub(crate) fn three_packed_linears(x: Tensor<3>, weights: [&PackedMatrix; 3]) -> [Tensor<3>; 3] {
+/// [`three_linears`] of normalised rows with packed weights.
+pub(crate) fn three_packed_linears(
+    x: Tensor<3>,
+    norm: RowNorm<Dispatch>,
+    weights: [&PackedMatrix; 3],
+) -> [Tensor<3>; 3] {
+    check_norm(&x, &norm);
     for weight in weights {
         check_width(&x, weight.shape()[1]);
     }
     let weights = weights.map(PackedMatrix::clone);
-    let (a, b, c) = Dispatch::olmo_three_packed_linears(x.into_dispatch(), weights);
+    let (a, b, c) = Dispatch::olmo_three_packed_linears(x.into_dispatch(), norm, weights);
     [a, b, c].map(Tensor::from_dispatch)
 }
 
-/// [`gated_linear`] with packed weights.
+/// [`gated_linear`] of normalised rows with packed weights.
 pub(crate) fn packed_gated_linear(
     x: Tensor<3>,
+    norm: RowNorm<Dispatch>,
     gate: &PackedMatrix,
     up: &PackedMatrix,
 ) -> Tensor<3> {
+    check_norm(&x, &norm);
     for weight in [gate, up] {
         check_width(&x, weight.shape()[1]);
     }
     let (gate, up) = (gate.clone(), up.clone());
-    Tensor::from_dispatch(Dispatch::olmo_packed_gated_linear(x.into_dispatch(), gate, up))
+    Tensor::from_dispatch(Dispatch::olmo_packed_gated_linear(x.into_dispatch(), norm, gate, up))
 }
 
 /// Panics unless rows of `x` are as long as those of a weight: the CPU's kernels go by the length of one.
 fn check_width(x: &Tensor<3>, d_in: usize) {
     let [_, _, width] = x.dims();
     assert_eq!(width, d_in, "rows of {width} elements and a weight for rows of {d_in}");
+}
+
+/// The same for the norm of rows.
+fn check_norm(x: &Tensor<3>, norm: &RowNorm<Dispatch>) {
+    if let RowNorm::Rms { weight, .. } = norm {
+        check_width(x, weight.shape()[0]);
+    }
 }
 
 /// Whether a device multiplies packed matrices as they are.
@@ -127,6 +146,13 @@ pub(crate) fn rms_norm(x: Tensor<3>, weight: Tensor<1>, eps: f64, cast_first: bo
     check_width(&x, weight.dims()[0]);
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
     Tensor::from_dispatch(Dispatch::olmo_rms_norm(x, weight, eps, cast_first))
+}
+
+/// `x` with the norm of `y` added, in their dtype.
+pub(crate) fn add_normed(x: Tensor<3>, y: Tensor<3>, norm: RowNorm<Dispatch>) -> Tensor<3> {
+    check_norm(&y, &norm);
+    let (x, y) = (x.into_dispatch(), y.into_dispatch());
+    Tensor::from_dispatch(Dispatch::olmo_add_normed(x, y, norm))
 }
 
 /// `silu(gate) * up`, elementwise.

@@ -39,11 +39,12 @@ use crate::packed::PackedMatrix;
 
 pub(crate) use attention::AttentionSpan;
 pub(crate) use call::{
-    RowMap, attention, cast, cross_entropy, expert, for_each_chunk, gated_linear, layer_norm,
-    linear, on_workers, packed_gated_linear, packed_linear, rms_norm, rotary, seed, sum_rows,
-    swiglu, take_rows, takes_packed, three_linears, three_packed_linears, token_losses,
+    RowMap, add_normed, attention, cast, cross_entropy, expert, for_each_chunk, gated_linear,
+    layer_norm, linear, on_workers, packed_gated_linear, packed_linear, rms_norm, rotary, seed,
+    sum_rows, swiglu, take_rows, takes_packed, three_linears, three_packed_linears, token_losses,
 };
 pub(crate) use cross_entropy::loss_chunks;
+pub(crate) use norm::RowNorm;
 
 /// What every backend of ours can do. Shapes are given on the functions of [`call`].
 #[backend_extension(
@@ -117,8 +118,14 @@ pub(crate) trait Kernels: Backend {
         Self::olmo_swiglu(gate, Self::olmo_linear(x, up))
     }
 
+    /// The product of `x`, normalised, with a packed matrix; the next two likewise.
     #[fusion(default)]
-    fn olmo_packed_linear(x: FloatTensor<Self>, weight: PackedMatrix) -> FloatTensor<Self> {
+    fn olmo_packed_linear(
+        x: FloatTensor<Self>,
+        #[extension_type] norm: RowNorm<Self>,
+        weight: PackedMatrix,
+    ) -> FloatTensor<Self> {
+        let x = norm::normed::<Self>(x, norm);
         let weight = linear::unpacked::<Self>(&weight, &x);
         Self::olmo_linear(x, weight)
     }
@@ -126,8 +133,10 @@ pub(crate) trait Kernels: Backend {
     #[fusion(default)]
     fn olmo_three_packed_linears(
         x: FloatTensor<Self>,
+        #[extension_type] norm: RowNorm<Self>,
         weights: [PackedMatrix; 3],
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let x = norm::normed::<Self>(x, norm);
         let [a, b, c] = weights.map(|weight| linear::unpacked::<Self>(&weight, &x));
         Self::olmo_three_linears(x, a, b, c)
     }
@@ -135,9 +144,11 @@ pub(crate) trait Kernels: Backend {
     #[fusion(default)]
     fn olmo_packed_gated_linear(
         x: FloatTensor<Self>,
+        #[extension_type] norm: RowNorm<Self>,
         gate: PackedMatrix,
         up: PackedMatrix,
     ) -> FloatTensor<Self> {
+        let x = norm::normed::<Self>(x, norm);
         let [gate, up] = [gate, up].map(|weight| linear::unpacked::<Self>(&weight, &x));
         Self::olmo_gated_linear(x, gate, up)
     }
@@ -215,6 +226,16 @@ pub(crate) trait Kernels: Backend {
         eps: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         norm::rms_norm_backward::<Self>(x, weight, grad, eps)
+    }
+
+    /// `x` with the norm of `y` added.
+    #[fusion(default)]
+    fn olmo_add_normed(
+        x: FloatTensor<Self>,
+        y: FloatTensor<Self>,
+        #[extension_type] norm: RowNorm<Self>,
+    ) -> FloatTensor<Self> {
+        Self::float_add(x, norm::normed::<Self>(y, norm))
     }
 
     #[fusion(default)]

@@ -4,8 +4,35 @@
 //! (OLMo-core), which multiply by the weight in f32 and cast last; OLMoE's `OlmoeRMSNorm` casts first.
 
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, TensorMetadata};
+use burn::backend::{Backend, ExtensionType, TensorMetadata};
 use burn::tensor::{FloatDType, Shape};
+
+use super::Kernels;
+
+/// A norm that is a part of another operation.
+#[derive(ExtensionType, Debug, Clone)]
+pub(crate) enum RowNorm<B: Backend> {
+    /// None: rows are taken as they are.
+    None,
+    /// Layer norm without weights.
+    Layer {
+        eps: f64,
+    },
+    Rms {
+        weight: FloatTensor<B>,
+        eps: f64,
+        cast_first: bool,
+    },
+}
+
+/// The norm as an operation of its own.
+pub(super) fn normed<B: Kernels>(x: FloatTensor<B>, norm: RowNorm<B>) -> FloatTensor<B> {
+    match norm {
+        RowNorm::None => x,
+        RowNorm::Layer { eps } => B::olmo_layer_norm(x, eps),
+        RowNorm::Rms { weight, eps, cast_first } => B::olmo_rms_norm(x, weight, eps, cast_first),
+    }
+}
 
 pub(super) fn layer_norm<B: Backend>(x: FloatTensor<B>, eps: f64) -> FloatTensor<B> {
     let dtype = x.dtype();

@@ -8,7 +8,7 @@ use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::activation::softmax;
 use burn::tensor::{Bool, DType, Device, FloatDType, Int, Shape, Tensor, TensorData};
 
-use super::{AttentionSpan, Kernels};
+use super::{AttentionSpan, Kernels, RowNorm};
 use super::{attention, call, cross_entropy, linear, norm, rotary, swiglu};
 use crate::init::Initial;
 
@@ -305,6 +305,14 @@ fn flex_norms_agree() {
             let own = Flex::olmo_rms_norm(x(), weight(), 1e-5, cast_first);
             let composed = norm::rms_norm::<Flex>(x(), weight(), 1e-5, cast_first);
             assert_agree("rms norm", [own], [composed]);
+
+            // What is added to stays as it is where something else has it too.
+            let norm = || RowNorm::Rms { weight: weight(), eps: 1e-5, cast_first };
+            let kept = g();
+            let own = Flex::olmo_add_normed(kept.clone(), x(), norm());
+            let apart = Flex::float_add(g(), norm::normed::<Flex>(x(), norm()));
+            assert_eq!(flat(own), flat(apart));
+            assert_eq!(flat(kept), flat(g()));
         }
         let own = Flex::olmo_rms_norm_backward(x(), weight(), g(), 1e-5);
         let composed = norm::rms_norm_backward::<Flex>(x(), weight(), g(), 1e-5);

@@ -5,11 +5,13 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::{DType, Shape};
 use half::{bf16, f16};
 
+use super::super::RowNorm;
 use super::dot::{self, Input, Rows, Weight};
 use super::element::Element;
+use super::norm;
 use super::strided_product::{self, Matrix};
 use super::widen::{is_float, narrowed};
-use super::{from_vec, into_vec, last_dim, values};
+use super::{from_vec, into_vec, last_dim, typed, values};
 use crate::packed::PackedMatrix;
 
 /// `x wᵀ` for each weight.
@@ -19,7 +21,7 @@ pub(super) fn linears<const N: usize>(x: FlexTensor, weights: [FlexTensor; N]) -
         return weights.map(|weight| super::super::linear::forward::<Flex>(x.clone(), weight));
     }
     let weights = weights.map(|weight| weight.to_contiguous());
-    products(x, weights.each_ref().map(|weight| Weight::Rows(rows(weight))))
+    products(x, RowNorm::None, weights.each_ref().map(|weight| Weight::Rows(rows(weight))))
 }
 
 /// `grad w`, the gradient by `x`. In f32 burn's products are faster, here and below.
@@ -28,7 +30,7 @@ pub(super) fn backward_input(grad: FlexTensor, weight: FlexTensor) -> FlexTensor
         return super::super::linear::backward_input::<Flex>(grad, weight);
     }
     let weight = weight.to_contiguous();
-    let [dx] = products(grad, [Weight::Columns(rows(&weight))]);
+    let [dx] = products(grad, RowNorm::None, [Weight::Columns(rows(&weight))]);
     dx
 }
 
@@ -96,35 +98,59 @@ pub(super) fn gated(x: FlexTensor, gate: FlexTensor, up: FlexTensor) -> FlexTens
         return super::super::swiglu::forward::<Flex>(gate, up);
     }
     let (gate, up) = (gate.to_contiguous(), up.to_contiguous());
-    gated_product(x, Weight::Rows(rows(&gate)), Weight::Rows(rows(&up)))
+    gated_product(x, RowNorm::None, Weight::Rows(rows(&gate)), Weight::Rows(rows(&up)))
 }
 
-/// `x wᵀ` for each packed weight.
+/// `x wᵀ` for each packed weight, with rows of `x` normalised.
 pub(super) fn packed_linears<const N: usize>(
     x: FlexTensor,
+    norm: RowNorm<Flex>,
     weights: [PackedMatrix; N],
 ) -> [FlexTensor; N] {
-    if weights.iter().any(|weight| weight.dtype() != x.dtype()) {
+    if !are_multiplied_as_they_are(&x, &norm, &weights) {
+        let x = norm::normed(x, norm);
         let unpacked = weights.map(|weight| super::super::linear::unpacked::<Flex>(&weight, &x));
         return linears(x, unpacked);
     }
-    products(x, weights.each_ref().map(|weight| Weight::Packed(weight.panels())))
+    products(x, norm, weights.each_ref().map(|weight| Weight::Packed(weight.panels())))
 }
 
-/// `silu(x gateᵀ) * (x upᵀ)` with packed weights.
-pub(super) fn packed_gated(x: FlexTensor, weights: [PackedMatrix; 2]) -> FlexTensor {
-    if weights.iter().any(|weight| weight.dtype() != x.dtype()) {
+/// `silu(x gateᵀ) * (x upᵀ)` with packed weights, with rows of `x` normalised.
+pub(super) fn packed_gated(
+    x: FlexTensor,
+    norm: RowNorm<Flex>,
+    weights: [PackedMatrix; 2],
+) -> FlexTensor {
+    if !are_multiplied_as_they_are(&x, &norm, &weights) {
+        let x = norm::normed(x, norm);
         let [gate, up] = weights.map(|weight| super::super::linear::unpacked::<Flex>(&weight, &x));
         return gated(x, gate, up);
     }
     let [gate, up] = weights.each_ref().map(|weight| Weight::Packed(weight.panels()));
-    gated_product(x, gate, up)
+    gated_product(x, norm, gate, up)
 }
 
-fn products<const N: usize>(x: FlexTensor, weights: [Weight<'_>; N]) -> [FlexTensor; N] {
-    fn run<E: Element, const N: usize>(x: FlexTensor, weights: [Weight<'_>; N]) -> [FlexTensor; N] {
+fn are_multiplied_as_they_are(
+    x: &FlexTensor,
+    norm: &RowNorm<Flex>,
+    weights: &[PackedMatrix],
+) -> bool {
+    let dtype = x.dtype();
+    norm.takes(dtype) && weights.iter().all(|weight| weight.dtype() == dtype)
+}
+
+fn products<const N: usize>(
+    x: FlexTensor,
+    norm: RowNorm<Flex>,
+    weights: [Weight<'_>; N],
+) -> [FlexTensor; N] {
+    fn run<E: Element, const N: usize>(
+        x: FlexTensor,
+        norm: RowNorm<Flex>,
+        weights: [Weight<'_>; N],
+    ) -> [FlexTensor; N] {
         let (shape, d_in) = (x.layout().shape().clone(), last_dim(&x));
-        let outputs = with_input(x, &weights, |input| dot::linears::<E>(input, &weights));
+        let outputs = with_input::<E, _>(x, norm, &weights, |x| dot::linears::<E>(x, &weights));
         let mut outputs = outputs.into_iter();
         weights.map(|weight| {
             let values = outputs.next().expect("a product for each weight");
@@ -132,31 +158,52 @@ fn products<const N: usize>(x: FlexTensor, weights: [Weight<'_>; N]) -> [FlexTen
         })
     }
     match x.dtype() {
-        DType::F16 => run::<f16, N>(x, weights),
-        DType::BF16 => run::<bf16, N>(x, weights),
-        _ => run::<f32, N>(x, weights),
+        DType::F16 => run::<f16, N>(x, norm, weights),
+        DType::BF16 => run::<bf16, N>(x, norm, weights),
+        _ => run::<f32, N>(x, norm, weights),
     }
 }
 
-fn gated_product(x: FlexTensor, gate: Weight<'_>, up: Weight<'_>) -> FlexTensor {
-    fn run<E: Element>(x: FlexTensor, gate: Weight<'_>, up: Weight<'_>) -> FlexTensor {
+fn gated_product(
+    x: FlexTensor,
+    norm: RowNorm<Flex>,
+    gate: Weight<'_>,
+    up: Weight<'_>,
+) -> FlexTensor {
+    fn run<E: Element>(
+        x: FlexTensor,
+        norm: RowNorm<Flex>,
+        gate: Weight<'_>,
+        up: Weight<'_>,
+    ) -> FlexTensor {
         let (shape, d_in) = (x.layout().shape().clone(), last_dim(&x));
-        let values = with_input(x, &[gate, up], |input| dot::gated::<E>(input, gate, up));
+        let values = with_input::<E, _>(x, norm, &[gate, up], |x| dot::gated::<E>(x, gate, up));
         shaped(values, shape, gate.n_columns(d_in))
     }
     match x.dtype() {
-        DType::F16 => run::<f16>(x, gate, up),
-        DType::BF16 => run::<bf16>(x, gate, up),
-        _ => run::<f32>(x, gate, up),
+        DType::F16 => run::<f16>(x, norm, gate, up),
+        DType::BF16 => run::<bf16>(x, norm, gate, up),
+        _ => run::<f32>(x, norm, gate, up),
     }
 }
 
-/// Calls `f` with the left operand of products with `weights`. Where that is a copy of another form,
-/// the memory of `x` is free for the result.
-fn with_input<R>(x: FlexTensor, weights: &[Weight<'_>], f: impl FnOnce(&Input<'_>) -> R) -> R {
+/// Calls `f` with the left operand of products with `weights`. Where that is not `x` itself, the memory
+/// of `x` is free for the result.
+fn with_input<E: Element, R>(
+    x: FlexTensor,
+    norm: RowNorm<Flex>,
+    weights: &[Weight<'_>],
+    f: impl FnOnce(&Input<'_>) -> R,
+) -> R {
     let d_in = last_dim(&x);
     let contiguous = x.to_contiguous();
     drop(x);
+    let norm = norm.to_contiguous();
+    if let Some(norm) = norm.of::<E>() {
+        let input = Input::normed(typed(&contiguous), d_in, norm, weights);
+        drop(contiguous);
+        return f(&input);
+    }
     let input = Input::new(rows(&contiguous), d_in, weights);
     if input.borrows() {
         return f(&input);

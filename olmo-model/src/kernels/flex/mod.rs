@@ -40,7 +40,7 @@ pub(crate) use self::dot::multiplies_tiles;
 use self::element::Element;
 use self::row_blocks::for_row_blocks;
 use self::widen::{are_float, narrowed, widened};
-use super::{AttentionSpan, Kernels};
+use super::{AttentionSpan, Kernels, RowNorm};
 use crate::packed::PackedMatrix;
 
 impl Kernels for Flex {
@@ -95,24 +95,30 @@ impl Kernels for Flex {
         linear::gated(x, gate, up)
     }
 
-    fn olmo_packed_linear(x: FloatTensor<Self>, weight: PackedMatrix) -> FloatTensor<Self> {
-        let [y] = linear::packed_linears(x, [weight]);
+    fn olmo_packed_linear(
+        x: FloatTensor<Self>,
+        norm: RowNorm<Self>,
+        weight: PackedMatrix,
+    ) -> FloatTensor<Self> {
+        let [y] = linear::packed_linears(x, norm, [weight]);
         y
     }
 
     fn olmo_three_packed_linears(
         x: FloatTensor<Self>,
+        norm: RowNorm<Self>,
         weights: [PackedMatrix; 3],
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        linear::packed_linears(x, weights).into()
+        linear::packed_linears(x, norm, weights).into()
     }
 
     fn olmo_packed_gated_linear(
         x: FloatTensor<Self>,
+        norm: RowNorm<Self>,
         gate: PackedMatrix,
         up: PackedMatrix,
     ) -> FloatTensor<Self> {
-        linear::packed_gated(x, [gate, up])
+        linear::packed_gated(x, norm, [gate, up])
     }
 
     fn olmo_attention(
@@ -183,12 +189,7 @@ impl Kernels for Flex {
     }
 
     fn olmo_layer_norm(x: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
-        match x.dtype() {
-            DType::F32 => norm::layer_norm::<f32>(x, eps),
-            DType::BF16 => norm::layer_norm::<bf16>(x, eps),
-            DType::F16 => norm::layer_norm::<f16>(x, eps),
-            _ => super::norm::layer_norm::<Self>(x, eps),
-        }
+        norm::normed(x, RowNorm::Layer { eps })
     }
 
     fn olmo_layer_norm_backward(
@@ -209,15 +210,7 @@ impl Kernels for Flex {
         eps: f64,
         cast_first: bool,
     ) -> FloatTensor<Self> {
-        match x.dtype() {
-            dtype if dtype != weight.dtype() => {
-                super::norm::rms_norm::<Self>(x, weight, eps, cast_first)
-            }
-            DType::F32 => norm::rms_norm::<f32>(x, weight, eps, cast_first),
-            DType::BF16 => norm::rms_norm::<bf16>(x, weight, eps, cast_first),
-            DType::F16 => norm::rms_norm::<f16>(x, weight, eps, cast_first),
-            _ => super::norm::rms_norm::<Self>(x, weight, eps, cast_first),
-        }
+        norm::normed(x, RowNorm::Rms { weight, eps, cast_first })
     }
 
     fn olmo_rms_norm_backward(
@@ -233,6 +226,14 @@ impl Kernels for Flex {
         let (dx, dweight) =
             norm::rms_norm_backward(widened(x), widened(weight), widened(grad), eps);
         (narrowed(dx, dtype), narrowed(dweight, weight_dtype))
+    }
+
+    fn olmo_add_normed(
+        x: FloatTensor<Self>,
+        y: FloatTensor<Self>,
+        norm: RowNorm<Self>,
+    ) -> FloatTensor<Self> {
+        norm::add_normed(x, y, norm)
     }
 
     fn olmo_swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {

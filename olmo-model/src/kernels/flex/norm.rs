@@ -1,28 +1,182 @@
 //! Layer norm without weights and RMS norm, one pass over each row.
 
+use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
+use burn::backend::ops::FloatTensorOps as _;
+use burn::tensor::DType;
+use half::{bf16, f16};
 use rayon::prelude::*;
 
+use super::super::RowNorm;
 use super::element::Element;
 use super::lanes::vectorized;
 use super::row_blocks::{for_row_blocks, row_blocks};
+use super::widen::is_float;
 use super::{from_vec, into_vec, lanes, last_dim, typed, values};
 
 /// Rows whose contributions to a weight's gradient are summed together; fixed, so that the sum does
 /// not depend on the number of threads.
 const ROWS_PER_SUM: usize = 64;
 
-pub(super) fn layer_norm<E: Element>(x: FlexTensor, eps: f64) -> FlexTensor {
-    for_rows::<E>(
-        x,
+/// A norm of rows whose elements are `E`.
+#[derive(Clone, Copy)]
+pub(super) enum Normalize<'a, E> {
+    /// Layer norm without weights.
+    Layer { eps: f64 },
+    /// `cast_first` rounds to `E` before the product with the weight too.
+    Rms { weight: &'a [E], eps: f64, cast_first: bool },
+}
+
+impl RowNorm<Flex> {
+    /// Whether rows of a type are normalised here: the weight is of the same.
+    pub(super) fn takes(&self, dtype: DType) -> bool {
+        match self {
+            Self::Rms { weight, .. } => is_float(dtype) && weight.dtype() == dtype,
+            _ => is_float(dtype),
+        }
+    }
+
+    pub(super) fn to_contiguous(&self) -> Self {
+        let mut norm = self.clone();
+        if let Self::Rms { weight, .. } = &mut norm {
+            *weight = weight.to_contiguous();
+        }
+        norm
+    }
+
+    /// The norm of rows of the type that it [`takes`](Self::takes), from contiguous weights.
+    pub(super) fn of<E: Element>(&self) -> Option<Normalize<'_, E>> {
+        match self {
+            Self::None => None,
+            Self::Layer { eps } => Some(Normalize::Layer { eps: *eps }),
+            Self::Rms { weight, eps, cast_first } => {
+                let (weight, eps, cast_first) = (typed(weight), *eps, *cast_first);
+                Some(Normalize::Rms { weight, eps, cast_first })
+            }
+        }
+    }
+}
+
+impl<E: Element> Normalize<'_, E> {
+    /// Writes the norm of a row, widened, as `form` makes of each element.
+    #[inline(always)]
+    pub(super) fn write<T>(&self, x: &[f32], out: &mut [T], form: impl Fn(E) -> T) {
+        match *self {
+            Self::Layer { eps } => {
+                let (mean, inverse) = mean_and_inverse_sigma(x, eps);
+                for (out, x) in out.iter_mut().zip(x) {
+                    *out = form(E::narrow((x - mean) * inverse));
+                }
+            }
+            Self::Rms { weight, eps, cast_first: true } => {
+                let inverse = inverse_rms(x, eps);
+                for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
+                    *out = form(E::narrow(E::narrow(x * inverse).widen() * w.widen()));
+                }
+            }
+            Self::Rms { weight, eps, cast_first: false } => {
+                let inverse = inverse_rms(x, eps);
+                for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
+                    *out = form(E::narrow(x * inverse * w.widen()));
+                }
+            }
+        }
+    }
+}
+
+/// The norm of each row.
+pub(super) fn normed(x: FlexTensor, norm: RowNorm<Flex>) -> FlexTensor {
+    fn run<E: Element>(x: FlexTensor, norm: &RowNorm<Flex>) -> FlexTensor {
+        match norm.to_contiguous().of::<E>() {
+            Some(norm) => normed_rows(&x, norm),
+            None => x,
+        }
+    }
+    match x.dtype() {
+        dtype if !norm.takes(dtype) => composed(x, norm),
+        DType::F16 => run::<f16>(x, &norm),
+        DType::BF16 => run::<bf16>(x, &norm),
+        _ => run::<f32>(x, &norm),
+    }
+}
+
+/// The same of burn's operations.
+fn composed(x: FlexTensor, norm: RowNorm<Flex>) -> FlexTensor {
+    match norm {
+        RowNorm::None => x,
+        RowNorm::Layer { eps } => super::super::norm::layer_norm::<Flex>(x, eps),
+        RowNorm::Rms { weight, eps, cast_first } => {
+            super::super::norm::rms_norm::<Flex>(x, weight, eps, cast_first)
+        }
+    }
+}
+
+fn normed_rows<E: Element>(x: &FlexTensor, norm: Normalize<'_, E>) -> FlexTensor {
+    let shape = x.layout().shape().clone();
+    let d = last_dim(x);
+    let x = x.to_contiguous();
+    let x: &[E] = typed(&x);
+    let out = row_blocks(
+        x.len(),
+        d,
         #[inline(always)]
-        |x, out| {
-            let (mean, inverse) = mean_and_inverse_sigma(x, eps);
-            for (out, x) in out.iter_mut().zip(x) {
-                *out = E::narrow((x - mean) * inverse);
+        |first, block: &mut [E]| {
+            let mut row = vec![0.0; d];
+            for (i, out) in block.chunks_exact_mut(d).enumerate() {
+                widen_row(&x[(first + i) * d..][..d], &mut row);
+                norm.write(&row, out, |x| x);
             }
         },
-    )
+    );
+    from_vec(out, shape)
+}
+
+/// `x` with the norm of `y` added, in the memory of `x` where nothing else needs it.
+pub(super) fn add_normed(x: FlexTensor, y: FlexTensor, norm: RowNorm<Flex>) -> FlexTensor {
+    let dtype = x.dtype();
+    let norm = norm.to_contiguous();
+    match dtype {
+        _ if y.dtype() != dtype || !norm.takes(dtype) => Flex::float_add(x, normed(y, norm)),
+        DType::F16 => add_normed_rows::<f16>(x, y, norm.of()),
+        DType::BF16 => add_normed_rows::<bf16>(x, y, norm.of()),
+        _ => add_normed_rows::<f32>(x, y, norm.of()),
+    }
+}
+
+fn add_normed_rows<E: Element>(
+    x: FlexTensor,
+    y: FlexTensor,
+    norm: Option<Normalize<'_, E>>,
+) -> FlexTensor {
+    let Some(norm) = norm else { return Flex::float_add(x, y) };
+    let shape = x.layout().shape().clone();
+    let d = last_dim(&x);
+    let y = y.to_contiguous();
+    let y: &[E] = typed(&y);
+    let mut sums: Vec<E> = x.into_data().try_into_vec().expect("callers hold tensors of `E`");
+    for_row_blocks(
+        &mut sums,
+        d,
+        #[inline(always)]
+        |first, block| {
+            let (mut row, mut normed) = (vec![0.0; d], vec![0.0; d]);
+            for (i, sums) in block.chunks_exact_mut(d).enumerate() {
+                widen_row(&y[(first + i) * d..][..d], &mut row);
+                norm.write(&row, &mut normed, E::widen);
+                for (sum, y) in sums.iter_mut().zip(&normed) {
+                    *sum = E::narrow(sum.widen() + y);
+                }
+            }
+        },
+    );
+    from_vec(sums, shape)
+}
+
+#[inline(always)]
+pub(super) fn widen_row<E: Element>(x: &[E], out: &mut [f32]) {
+    for (out, x) in out.iter_mut().zip(x) {
+        *out = x.widen();
+    }
 }
 
 pub(super) fn layer_norm_backward(x: FlexTensor, grad: FlexTensor, eps: f64) -> FlexTensor {
@@ -55,56 +209,6 @@ fn mean_and_inverse_sigma(x: &[f32], eps: f64) -> (f32, f32) {
     let mean = lanes::sum(x, |x| x) / x.len() as f32;
     let variance = lanes::sum(x, |x| (x - mean) * (x - mean)) / x.len() as f32;
     (mean, 1.0 / (variance + eps as f32).sqrt())
-}
-
-/// `cast_first` rounds to `E` before the product with the weight too.
-pub(super) fn rms_norm<E: Element>(
-    x: FlexTensor,
-    weight: FlexTensor,
-    eps: f64,
-    cast_first: bool,
-) -> FlexTensor {
-    let weight = weight.to_contiguous();
-    let weight: &[E] = typed(&weight);
-    for_rows::<E>(
-        x,
-        #[inline(always)]
-        |x, out| {
-            let inverse = inverse_rms(x, eps);
-            if cast_first {
-                for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
-                    *out = E::narrow(E::narrow(x * inverse).widen() * w.widen());
-                }
-            } else {
-                for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
-                    *out = E::narrow(x * inverse * w.widen());
-                }
-            }
-        },
-    )
-}
-
-/// Calls `f(row, out)` with each row of `x` in f32.
-fn for_rows<E: Element>(x: FlexTensor, f: impl Fn(&[f32], &mut [E]) + Sync) -> FlexTensor {
-    let shape = x.layout().shape().clone();
-    let d = last_dim(&x);
-    let x = x.to_contiguous();
-    let x: &[E] = typed(&x);
-    let out = row_blocks(
-        x.len(),
-        d,
-        #[inline(always)]
-        |first, block| {
-            let mut row = vec![0.0; d];
-            for (i, out) in block.chunks_exact_mut(d).enumerate() {
-                for (wide, x) in row.iter_mut().zip(&x[(first + i) * d..][..d]) {
-                    *wide = x.widen();
-                }
-                f(&row, out);
-            }
-        },
-    );
-    from_vec(out, shape)
 }
 
 pub(super) fn rms_norm_backward(

@@ -97,14 +97,20 @@ fn pairs_of(values: &[bf16], k: usize) -> Vec<u32> {
         |first, units: &mut [u32]| {
             let rows = values[first * k..].chunks_exact(k.max(1));
             for (units, row) in units.chunks_exact_mut(length.max(1)).zip(rows) {
-                let (pairs, rest) = row.as_chunks::<2>();
-                for (unit, [a, b]) in units.iter_mut().zip(pairs) {
-                    *unit = pair_of(*a, *b);
-                }
-                if let ([last], Some(unit)) = (rest, units.last_mut()) {
-                    *unit = unit_of(&[*last]);
-                }
+                pair_row(row, units);
             }
         },
     )
+}
+
+/// One of them.
+#[inline(always)]
+pub(super) fn pair_row(row: &[bf16], units: &mut [u32]) {
+    let (pairs, rest) = row.as_chunks::<2>();
+    for (unit, [a, b]) in units.iter_mut().zip(pairs) {
+        *unit = pair_of(*a, *b);
+    }
+    if let ([last], Some(unit)) = (rest, units.last_mut()) {
+        *unit = unit_of(&[*last]);
+    }
 }

@@ -15,6 +15,7 @@ mod input;
 mod integers;
 mod isa;
 mod multiply;
+mod normed;
 mod panel;
 mod product;
 mod rounded;

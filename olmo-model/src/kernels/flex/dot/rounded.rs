@@ -13,6 +13,7 @@ pub(super) const GROUP: usize = 4;
 pub(super) const GROUPS: usize = BLOCK / GROUP;
 
 /// Rows of activations, each [`BLOCK`] of them as numbers from -127 to 127 and a scale.
+#[derive(Debug, PartialEq)]
 pub(super) struct Rounded {
     /// Four numbers each, the first in the lowest byte: `[n_rows, n_blocks * GROUPS]`.
     groups: Vec<u32>,
@@ -44,6 +45,31 @@ impl Rounded {
                 .for_each(|(x, (groups, blocks))| arch.dispatch(Round { x, groups, blocks }));
         }
         Self { groups, blocks, n_blocks: k / BLOCK }
+    }
+
+    /// Rounds `n_rows` rows of `k` elements, some at a time, that `write(first row, elements)` writes.
+    pub(super) fn of_rows(
+        n_rows: usize,
+        k: usize,
+        write: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Self {
+        let (n, n_blocks) = (n_rows * k, k / BLOCK);
+        let (mut groups, mut blocks) = (vec![0; n / GROUP], vec![(0.0, 0); n / BLOCK]);
+        let rows_per_task = (PARALLEL_ELEMENTS / k.max(1)).max(1);
+        let task = |task: usize, groups: &mut [u32], blocks: &mut [(f32, i32)]| {
+            let mut x = vec![0.0; blocks.len() * BLOCK];
+            write(task * rows_per_task, &mut x);
+            pulp::Arch::new().dispatch(Round { x: &x, groups, blocks });
+        };
+        if n < 2 * PARALLEL_ELEMENTS {
+            task(0, &mut groups, &mut blocks);
+        } else {
+            let n_blocks = rows_per_task * n_blocks;
+            let groups = groups.par_chunks_mut(n_blocks * GROUPS);
+            let tasks = groups.zip(blocks.par_chunks_mut(n_blocks)).enumerate();
+            tasks.for_each(|(i, (groups, blocks))| task(i, groups, blocks));
+        }
+        Self { groups, blocks, n_blocks }
     }
 
     /// Groups and blocks from a row and a block on.

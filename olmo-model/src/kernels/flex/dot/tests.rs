@@ -14,7 +14,7 @@ fn whole(n: usize, modulus: usize) -> Vec<f32> {
     (0..n).map(|i| (i * 31 % modulus) as f32 - (modulus / 2) as f32).collect()
 }
 
-fn narrowed<E: Element>(values: &[f32]) -> Vec<E> {
+pub(super) fn narrowed<E: Element>(values: &[f32]) -> Vec<E> {
     values.iter().map(|x| E::narrow(*x)).collect()
 }
 
@@ -32,7 +32,7 @@ fn as_packed(values: &[f32], shape: [usize; 2], dtype: DType) -> PackedMatrix {
     packed(&TensorData::new(values.to_vec(), shape).convert_dtype(dtype), false)
 }
 
-fn every_isa() -> Vec<Isa> {
+pub(super) fn every_isa() -> Vec<Isa> {
     let mut all = vec![Isa::Portable];
     #[cfg(target_arch = "x86_64")]
     if let Isa::Avx512 { bf16, amx, vnni } = Isa::detect() {
