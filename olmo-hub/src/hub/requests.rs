@@ -6,6 +6,7 @@ use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use futures::future::{Either, select};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
@@ -15,6 +16,7 @@ use serde::de::DeserializeOwned;
 use super::client::{Client, SILENCE, bearer};
 use super::error::HubError;
 use super::failure::{Failure, Refused};
+use super::waiter::MOMENT;
 
 /// The media type of git-lfs.
 pub(super) const LFS: &str = "application/vnd.git-lfs+json";
@@ -131,11 +133,12 @@ async fn whole(mut response: Response) -> Result<Vec<u8>, Failure> {
 
 /// Ends when nothing was sent for as long as a connection may be silent.
 async fn silence(n_sent: &AtomicU64) {
-    loop {
-        let before = n_sent.load(Ordering::Relaxed);
-        tokio::time::sleep(SILENCE).await;
-        if n_sent.load(Ordering::Relaxed) == before {
-            return;
+    let mut moved = (0, Instant::now());
+    while moved.1.elapsed() < SILENCE {
+        tokio::time::sleep(MOMENT).await;
+        let n_bytes = n_sent.load(Ordering::Relaxed);
+        if n_bytes != moved.0 {
+            moved = (n_bytes, Instant::now());
         }
     }
 }
