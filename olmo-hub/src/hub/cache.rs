@@ -7,7 +7,7 @@
 //! .locks/models--owner--name/HASH.lock          held by whoever fetches the blob
 //! ```
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -67,16 +67,21 @@ impl RepoCache {
     }
 
     /// Waits until nobody else fetches this blob; others wait while the returned file is open.
-    /// `None` where the file system has no locks.
-    pub(super) fn lock(&self, hash: &str) -> Result<Option<File>> {
+    /// `None` where the file system has no locks. `wait` lets a moment pass, or ends it.
+    pub(super) fn lock(&self, hash: &str, wait: impl Fn() -> Result<()>) -> Result<Option<File>> {
         let path = self.locks.join(format!("{hash}.lock"));
         create_parent(&path)?;
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
         let file = file.map_err(Error::io(&path, "create"))?;
-        match file.lock() {
-            Ok(()) => Ok(Some(file)),
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(None),
-            Err(error) => Err(Error::io(&path, "lock")(error)),
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Some(file)),
+                Err(TryLockError::WouldBlock) => wait()?,
+                Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {
+                    return Ok(None);
+                }
+                Err(TryLockError::Error(error)) => return Err(Error::io(&path, "lock")(error)),
+            }
         }
     }
 

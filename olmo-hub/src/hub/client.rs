@@ -1,90 +1,81 @@
-//! Requests to the Hub: redirects, tries after failures, errors by their kind.
+//! What speaks to the Hub: `hf-hub`'s client, tries after failures, errors by their kind.
 
-use std::thread::sleep;
+use std::future::Future;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use serde::de::DeserializeOwned;
-use ureq::http::{HeaderMap, Response};
-use ureq::{Agent, Body, SendBody};
+use futures::TryStreamExt as _;
+use hf_hub::repository::RepoTypeModel;
+use hf_hub::{HFClient, HFRepository, HFResult};
+use reqwest::ClientBuilder;
+use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
 
 use super::error::{HubError, Near};
+use super::failure::{Failure, Refused, reasons};
 use super::known::near_names;
 use super::repo::Repo;
 use super::settings::Settings;
+use super::waiter::Waiter;
 
 /// How often a request is made that fails each time.
 pub(super) const ATTEMPTS: u32 = 5;
-/// How many redirects are followed.
-const REDIRECTS: usize = 10;
-/// The most bytes of an answer that is read as a whole: a list of many files.
-const MAX_JSON: u64 = 64 << 20;
 /// The longest wait that a busy server may ask for.
 const MAX_WAIT: Duration = Duration::from_mins(1);
 /// Silence after which a connection counts as cut.
 pub(super) const SILENCE: Duration = Duration::from_secs(30);
 pub(super) const USER_AGENT: &str = concat!("olmo/", env!("CARGO_PKG_VERSION"));
+/// In place of a token where there is none: without one `hf-hub` looks for one itself, and this one
+/// it cannot send, as no header may have it.
+const NO_TOKEN: &str = "\n";
+/// Names that are asked for at a time.
+const NAMES: usize = 20;
 
-/// What speaks to the Hub.
+/// What speaks to the Hub, until it is to stop.
 #[derive(Debug)]
-pub(super) struct Client {
-    agent: Agent,
+pub(super) struct Client<'a> {
+    hub: HFClient,
+    /// What `hub` sends its requests by, for those that it has no function for.
+    pub(super) http: reqwest::Client,
     pub(super) settings: Settings,
+    pub(super) waiter: Waiter<'a>,
 }
 
-/// A request without its body.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Request<'a> {
-    pub(super) method: &'a str,
-    pub(super) url: &'a str,
-    pub(super) headers: &'a [(&'a str, String)],
-}
-
-/// An answer of any status that trying again would not change.
-#[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) url: String,
-    pub(super) status: u16,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Body,
-}
-
-impl Answer {
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name)?.to_str().ok()
-    }
-
-    /// Whether it is the token that is wrong, whatever was asked for.
-    fn is_about_token(&self) -> bool {
-        let message = self.header("x-error-message").unwrap_or_default();
-        self.status == 401 && message.to_lowercase().starts_with("invalid ")
-    }
-
-    /// What the Hub says of an error.
-    fn message(&self) -> String {
-        self.header("x-error-message").map_or(String::new(), |text| format!(": {text}"))
-    }
-
-    pub(super) fn json<T: DeserializeOwned>(mut self) -> Result<T, HubError> {
-        let text = self.body.with_config().limit(MAX_JSON).read_to_vec();
-        let problem = |problem: String| HubError::Protocol { url: self.url.clone(), problem };
-        let text = text.map_err(|error| problem(error.to_string()))?;
-        serde_json::from_slice(&text).map_err(|error| problem(error.to_string()))
-    }
-}
-
-impl Client {
-    pub(super) fn new(settings: Settings) -> Self {
-        let config = Agent::config_builder()
+impl<'a> Client<'a> {
+    pub(super) fn new(settings: &Settings, stop: &'a AtomicBool) -> Result<Self, HubError> {
+        let Settings { endpoint, token, .. } = settings;
+        let is_address = ["http://", "https://"].iter().any(|scheme| endpoint.starts_with(scheme))
+            && reqwest::Url::parse(endpoint).is_ok();
+        if !is_address {
+            return Err(HubError::Endpoint { endpoint: endpoint.clone() });
+        }
+        if token.as_deref().is_some_and(|token| bearer(token).is_none()) {
+            return Err(HubError::Token);
+        }
+        let start = |problem: String| HubError::Start { problem };
+        let http = http().read_timeout(SILENCE).build().map_err(|error| start(reasons(&error)))?;
+        let hub = HFClient::builder()
+            .client(http.clone())
+            .endpoint(endpoint)
+            .token(token.as_deref().unwrap_or(NO_TOKEN))
             .user_agent(USER_AGENT)
-            // Redirects are followed here, so that the token goes to the Hub alone.
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .http_status_as_error(false)
-            .timeout_connect(Some(SILENCE))
-            .timeout_per_read(Some(SILENCE))
-            .timeout_per_write(Some(SILENCE))
-            .build();
-        Self { agent: config.new_agent(), settings }
+            .cache_dir(&settings.cache)
+            .cache_enabled(false)
+            // It is tried again here.
+            .retry_max_attempts(0)
+            .build()
+            .map_err(|error| start(reasons(&error)))?;
+        let waiter = Waiter::new(stop).map_err(|error| start(error.to_string()))?;
+        Ok(Self { hub, http, settings: settings.clone(), waiter })
+    }
+
+    /// `hf-hub`'s functions of all repositories.
+    pub(super) fn hub(&self) -> &HFClient {
+        &self.hub
+    }
+
+    /// `hf-hub`'s functions of one repository.
+    pub(super) fn of(&self, repo: &Repo) -> HFRepository<RepoTypeModel> {
+        self.hub.model(repo.owner(), repo.name())
     }
 
     /// `endpoint` with a path after it.
@@ -92,175 +83,115 @@ impl Client {
         format!("{}{path}", self.settings.endpoint)
     }
 
-    pub(super) fn get(&self, url: &str) -> Result<Answer, HubError> {
-        self.ask(Request { method: "GET", url, headers: &[] }, || Ok(SendBody::none()))
+    /// What a future comes to, unless it is to stop before.
+    pub(super) fn wait<T>(&self, future: impl Future<Output = T>) -> Result<T, HubError> {
+        self.waiter.wait(future)
     }
 
-    pub(super) fn post(&self, url: &str, kind: &str, body: &[u8]) -> Result<Answer, HubError> {
-        let headers = [
-            ("content-type", kind.to_owned()),
-            ("accept", if kind == LFS { LFS.to_owned() } else { "application/json".to_owned() }),
-        ];
-        let request = Request { method: "POST", url, headers: &headers };
-        self.ask(request, || Ok(SendBody::from_owned_reader(std::io::Cursor::new(body.to_vec()))))
+    /// Lets the time pass after so many failures in a row, unless it is to stop.
+    pub(super) fn pause(&self, n_failures: u32) -> Result<(), HubError> {
+        self.waiter.pause(self.doubled(n_failures))
     }
 
-    /// Makes a request until it is answered with something other than "later" or "broken".
-    pub(super) fn ask(
+    fn doubled(&self, n_failures: u32) -> Duration {
+        let doubled = self.settings.retry_delay.saturating_mul(1 << (n_failures - 1).min(10));
+        doubled.min(MAX_WAIT)
+    }
+
+    /// Makes a request until it is answered with something other than "later" or "broken"; a refusal
+    /// that trying again would not change is for the caller to understand. `url` is what is asked.
+    pub(super) fn ask<T, E: Into<Failure>, F: Future<Output = Result<T, E>>>(
         &self,
-        request: Request<'_>,
-        body: impl Fn() -> std::io::Result<SendBody<'static>>,
-    ) -> Result<Answer, HubError> {
-        let endpoint = &self.settings.endpoint;
-        if !["http://", "https://"].iter().any(|scheme| endpoint.starts_with(scheme)) {
-            return Err(HubError::Endpoint { endpoint: endpoint.clone() });
-        }
+        url: &str,
+        request: impl Fn() -> F,
+    ) -> Result<Result<T, Refused>, HubError> {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let failed = match self.follow(request, &body) {
-                Ok(answer) if !is_passing(answer.status) => return Ok(answer),
-                Ok(answer) => Failed::Status(answer),
-                Err(problem) => Failed::Network(problem),
+            let failure = match self.wait(request())? {
+                Ok(value) => return Ok(Ok(value)),
+                Err(error) => error.into(),
             };
-            if attempts == ATTEMPTS {
-                let url = request.url.to_owned();
-                return Err(match failed {
-                    Failed::Network(problem) => HubError::Network { url, problem, attempts },
-                    Failed::Status(answer) => {
-                        let (status, message) = (answer.status, answer.message());
-                        HubError::Status { url, status, message, attempts }
-                    }
-                });
-            }
-            sleep(self.wait(attempts, &failed));
+            let url = url.to_owned();
+            let wait = match failure {
+                Failure::Refused(refused) if !refused.is_passing() => return Ok(Err(refused)),
+                Failure::Refused(Refused { status, message, .. }) if attempts == ATTEMPTS => {
+                    return Err(HubError::Status { url, status, message, attempts });
+                }
+                Failure::Network(problem) if attempts == ATTEMPTS => {
+                    return Err(HubError::Network { url, problem, attempts });
+                }
+                Failure::Protocol(problem) => return Err(HubError::Protocol { url, problem }),
+                Failure::Refused(refused) => refused.retry_after,
+                Failure::Network(_) => None,
+            };
+            self.waiter.pause(wait.unwrap_or(self.doubled(attempts)).min(MAX_WAIT))?;
         }
     }
 
-    /// The wait before the next attempt: what the server asks for, or one that doubles.
-    fn wait(&self, attempts: u32, failed: &Failed) -> Duration {
-        let asked = match failed {
-            Failed::Status(answer) => {
-                answer.header("retry-after").and_then(|text| text.trim().parse().ok())
-            }
-            Failed::Network(_) => None,
-        };
-        let doubled = self.settings.retry_delay.saturating_mul(1 << (attempts - 1).min(10));
-        asked.map_or(doubled, Duration::from_secs).min(MAX_WAIT)
-    }
-
-    fn follow(
+    /// Makes a request about a repository, and says what a refusal means.
+    pub(super) fn want<T, E: Into<Failure>, F: Future<Output = Result<T, E>>>(
         &self,
-        request: Request<'_>,
-        body: &dyn Fn() -> std::io::Result<SendBody<'static>>,
-    ) -> Result<Answer, String> {
-        let mut url = request.url.to_owned();
-        for _ in 0..REDIRECTS {
-            let mut builder =
-                ureq::http::Request::builder().method(request.method).uri(url.as_str());
-            for (name, value) in request.headers {
-                builder = builder.header(*name, value);
-            }
-            if let Some(token) = self.settings.token.as_ref().filter(|_| self.is_hub(&url)) {
-                builder = builder.header("authorization", format!("Bearer {token}"));
-            }
-            let body = body().map_err(|error| error.to_string())?;
-            let request = builder.body(body).map_err(|error| error.to_string())?;
-            let response = self.agent.run(request).map_err(|error| error.to_string())?;
-            let answer = Answer::from((url.clone(), response));
-            match (answer.status, answer.header("location")) {
-                (301 | 302 | 303 | 307 | 308, Some(target)) => url = joined(&url, target),
-                _ => return Ok(answer),
-            }
-        }
-        Err(format!("more than {REDIRECTS} redirects"))
+        repo: &Repo,
+        url: &str,
+        request: impl Fn() -> F,
+    ) -> Result<T, HubError> {
+        self.ask(url, request)?.map_err(|refused| self.meaning(refused, repo))
     }
 
-    /// Whether an address is the Hub's own, which alone may see the token.
-    fn is_hub(&self, url: &str) -> bool {
-        let rest = url.strip_prefix(self.settings.endpoint.as_str());
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?']))
-    }
-
-    /// The repository that an address of the Hub's API is about, which after a redirect may be another
-    /// than the one asked for.
-    pub(super) fn repo_in(&self, url: &str) -> Option<String> {
-        let rest = url.strip_prefix(self.settings.endpoint.as_str())?;
-        let mut parts = rest.strip_prefix("/api/models/")?.split('/');
-        Some(format!("{}/{}", parts.next()?, parts.next()?))
-    }
-
-    /// Passes an answer that is no error, and names the error otherwise.
-    pub(super) fn check(&self, answer: Answer, repo: &Repo) -> Result<Answer, HubError> {
-        let code = answer.header("x-error-code").unwrap_or_default().to_owned();
+    /// The error that a refusal of a request about a repository is.
+    pub(super) fn meaning(&self, refused: Refused, repo: &Repo) -> HubError {
         let has_token = self.settings.token.is_some();
         let (id, endpoint) = (repo.id(), self.settings.endpoint.clone());
-        match (answer.status, code.as_str()) {
-            (200..=299, _) => Ok(answer),
-            (_, "GatedRepo") => Err(HubError::Gated { repo: id, endpoint, has_token }),
+        let is_about_token = refused.is_about_token();
+        let Refused { url, status, code, message, .. } = refused;
+        match (status, code.as_str()) {
+            (_, "GatedRepo") => HubError::Gated { repo: id, endpoint, has_token },
             (_, "RevisionNotFound") => {
                 let revision = repo.revision().to_owned();
-                Err(HubError::NoRevision { repo: id, revision, near: Near::default() })
+                HubError::NoRevision { repo: id, revision, near: Near::default() }
             }
-            (_, "RepoNotFound") | (401 | 404, "") if !answer.is_about_token() => {
+            (_, "RepoNotFound") | (401 | 404, "") if !is_about_token => {
                 let near = near_names(&id, &self.similar(repo));
-                Err(HubError::NoRepository { repo: id, endpoint, has_token, near })
+                HubError::NoRepository { repo: id, endpoint, has_token, near }
             }
-            (status @ (401 | 403), _) => {
-                let message = answer.message();
-                Err(HubError::Forbidden { url: answer.url, status, message, has_token })
-            }
-            (status, _) => {
-                let message = answer.message();
-                Err(HubError::Status { url: answer.url, status, message, attempts: 1 })
-            }
+            (401 | 403, _) => HubError::Forbidden { url, status, message, has_token },
+            _ => HubError::Status { url, status, message, attempts: 1 },
         }
     }
 
     /// Names that the Hub finds for a name, none where it does not answer.
     fn similar(&self, repo: &Repo) -> Vec<String> {
-        #[derive(serde::Deserialize)]
-        struct Found {
-            id: String,
-        }
-        let ask = |query: String| -> Option<Vec<Found>> {
-            let answer = self.get(&self.url(&format!("/api/models?{query}&limit=20"))).ok()?;
-            (answer.status == 200).then(|| answer.json().ok()).flatten()
+        let list = async |name: Option<&str>, owner: Option<&str>| -> HFResult<Vec<String>> {
+            let found = self.hub.list_models().maybe_search(name).maybe_author(owner);
+            let found = found.limit(NAMES).send()?;
+            found.map_ok(|model| model.id).try_collect().await
         };
-        let queries = [format!("search={}", repo.name()), format!("author={}", repo.owner())];
-        let found = queries.into_iter().filter_map(ask).flatten();
-        found.map(|found| found.id).collect()
+        let queries = [(Some(repo.name()), None), (None, Some(repo.owner()))];
+        let url = self.url("/api/models");
+        let ask = |(name, owner)| self.ask(&url, || list(name, owner)).ok()?.ok();
+        queries.into_iter().filter_map(ask).flatten().collect()
     }
 }
 
-/// The media type of git-lfs.
-pub(super) const LFS: &str = "application/vnd.git-lfs+json";
-
-enum Failed {
-    Network(String),
-    Status(Answer),
+/// How connections are made. Redirects are followed, and the token stays behind where they lead to
+/// another host.
+pub(super) fn http() -> ClientBuilder {
+    let mut headers = HeaderMap::new();
+    // A body that is compressed on the way has other offsets.
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    reqwest::Client::builder()
+        .user_agent(USER_AGENT)
+        .default_headers(headers)
+        .referer(false)
+        .connect_timeout(SILENCE)
 }
 
-impl From<(String, Response<Body>)> for Answer {
-    fn from((url, response): (String, Response<Body>)) -> Self {
-        let (parts, body) = response.into_parts();
-        Self { url, status: parts.status.as_u16(), headers: parts.headers, body }
-    }
-}
-
-/// Whether the same request may well succeed later.
-fn is_passing(status: u16) -> bool {
-    matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
-}
-
-/// The address that a redirect names, which may be without a host.
-fn joined(base: &str, target: &str) -> String {
-    if target.contains("://") {
-        return target.to_owned();
-    }
-    let host_end = base.find("://").and_then(|at| Some(at + 3 + base[at + 3..].find('/')?));
-    let host = &base[..host_end.unwrap_or(base.len())];
-    format!("{host}/{}", target.trim_start_matches('/'))
+/// The header that a token goes in, `None` where it is none that a header may have.
+pub(super) fn bearer(token: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {token}")).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 /// Text as a part of an address.
@@ -280,37 +211,36 @@ pub(super) fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::waiter::GO_ON;
     use super::*;
 
     #[test]
-    fn addresses_are_joined_and_escaped() {
-        assert_eq!(joined("http://a/b/c?d", "/x/y"), "http://a/x/y");
-        assert_eq!(joined("http://a", "x"), "http://a/x");
-        assert_eq!(joined("http://a/b", "https://c/d"), "https://c/d");
+    fn settings_that_no_request_could_be_made_by_are_refused() {
+        let with = |endpoint: &str, token: Option<&str>| {
+            let (endpoint, token) = (endpoint.to_owned(), token.map(ToOwned::to_owned));
+            let settings = Settings { endpoint, token, ..Settings::from_env() };
+            Client::new(&settings, &GO_ON).map(drop)
+        };
+        for endpoint in ["hub.example", "https://"] {
+            let error = with(endpoint, None).expect_err("no address");
+            assert!(!error.is_machine(), "it is the setting that is wrong");
+            let expected = format!(
+                "HF_ENDPOINT is {endpoint:?}, expected an address such as https://huggingface.co"
+            );
+            assert_eq!(error.to_string(), expected);
+        }
+        let error = with("https://hub.example", Some("a\nb")).expect_err("no token");
+        assert!(error.to_string().contains("HF_TOKEN") && !error.is_machine(), "{error}");
+        with("https://hub.example", Some("hf_ab")).expect("a token");
+    }
+
+    #[test]
+    fn addresses_are_escaped() {
         assert_eq!(escaped("refs/pr/1 é"), "refs%2Fpr%2F1%20%C3%A9");
     }
 
     #[test]
-    fn an_endpoint_that_is_no_address_is_not_asked() {
-        let mut settings = Settings::from_env();
-        settings.endpoint = "hub.example".to_owned();
-        let client = Client::new(settings);
-        let error = client.get(&client.url("/api/models")).expect_err("no address");
-        assert!(!error.is_machine(), "it is the setting that is wrong");
-        let expected =
-            "HF_ENDPOINT is \"hub.example\", expected an address such as https://huggingface.co";
-        assert_eq!(error.to_string(), expected);
-    }
-
-    #[test]
-    fn the_token_goes_to_the_hub_alone() {
-        let mut settings = Settings::from_env();
-        settings.endpoint = "https://hub.example".to_owned();
-        let client = Client::new(settings);
-        assert!(client.is_hub("https://hub.example/api/models"));
-        for other in ["https://hub.example.evil/x", "https://cdn.example/x", "http://hub.example/"]
-        {
-            assert!(!client.is_hub(other), "{other}");
-        }
+    fn no_token_is_one_that_is_not_sent() {
+        assert_eq!(bearer(NO_TOKEN), None);
     }
 }

@@ -1,12 +1,10 @@
 //! One file from the Hub into the cache: piece by piece, from where it was cut, checked by its hash.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
+use futures::StreamExt as _;
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
@@ -14,11 +12,11 @@ use super::cache::{RepoCache, create_parent};
 use super::client::Client;
 use super::error::HubError;
 use super::repo::Repo;
-#[cfg(feature = "xet")]
+use super::waiter::MOMENT;
 use super::xet::Xet;
 use crate::error::{Error, Result};
 
-/// Bytes read and written at a time, the most of a range that is fetched twice.
+/// Bytes written at a time.
 const BUFFER: usize = 1 << 16;
 /// Failures in a row without a byte between them.
 const FRUITLESS: u32 = 5;
@@ -30,7 +28,6 @@ pub(super) struct RemoteFile {
     pub(super) size: u64,
     pub(super) hash: Hash,
     /// Its name in the store of chunks, where it is kept there.
-    #[cfg(feature = "xet")]
     pub(super) xet: Option<String>,
 }
 
@@ -59,12 +56,10 @@ impl Hash {
 
 /// What a download works with.
 pub(super) struct Download<'a> {
-    pub(super) client: &'a Client,
+    pub(super) client: &'a Client<'a>,
     pub(super) repo: &'a Repo,
     pub(super) commit: &'a str,
     pub(super) cache: &'a RepoCache,
-    pub(super) stop: &'a AtomicBool,
-    #[cfg(feature = "xet")]
     pub(super) xet: Xet,
 }
 
@@ -77,7 +72,8 @@ impl Download<'_> {
         if self.is_there(file) {
             progress(file.size as i64, false);
         } else {
-            let lock = self.cache.lock(hash)?;
+            let lock =
+                self.cache.lock(hash, || self.client.waiter.pause(MOMENT).map_err(Error::Hub))?;
             // Whoever held the lock may have fetched it.
             if self.is_there(file) {
                 progress(file.size as i64, false);
@@ -157,21 +153,9 @@ impl Download<'_> {
                 let (url, attempts) = (self.url(file), fruitless);
                 return Err(Error::Hub(HubError::Network { url, problem, attempts }));
             }
-            self.wait(self.client.settings.retry_delay.saturating_mul(1 << fruitless.min(6)))?;
+            self.client.pause(fruitless + 1).map_err(Error::Hub)?;
         }
         out.sync_all().map_err(Error::io(incomplete, "write"))
-    }
-
-    /// Waits, unless it is to stop.
-    fn wait(&self, time: Duration) -> Result<()> {
-        let start = Instant::now();
-        while let Some(left) = time.checked_sub(start.elapsed()) {
-            if self.stop.load(Ordering::Relaxed) {
-                return Err(Error::Hub(HubError::Stopped));
-            }
-            sleep(left.min(Duration::from_millis(100)));
-        }
-        Ok(())
     }
 
     /// Fetches what comes in one piece from `at` on; why it ended early, if it did.
@@ -190,21 +174,19 @@ impl Download<'_> {
             out.set_len(*at).map_err(Error::io(incomplete, "write"))?;
             out.seek(SeekFrom::Start(*at)).map_err(Error::io(incomplete, "write"))?;
         }
-        let mut buffer = vec![0; BUFFER];
         while *at < body.end {
-            if self.stop.load(Ordering::Relaxed) {
-                return Err(Error::Hub(HubError::Stopped));
-            }
-            let room = (body.end - *at).min(BUFFER as u64) as usize;
-            let n = match body.bytes.read(&mut buffer[..room]) {
-                Ok(0) => return Ok(Some(format!("the connection was cut at byte {at}"))),
-                Ok(n) => n,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Ok(Some(error.to_string())),
+            let bytes = match self.client.wait(body.bytes.next()).map_err(Error::Hub)? {
+                Some(Ok(bytes)) => bytes,
+                None => return Ok(Some(format!("the connection was cut at byte {at}"))),
+                Some(Err(problem)) => return Ok(Some(problem)),
             };
-            out.write_all(&buffer[..n]).map_err(Error::io(incomplete, "write"))?;
-            *at += n as u64;
-            progress(n as i64, true);
+            let n_bytes = (body.end - *at).min(bytes.len() as u64) as usize;
+            for part in bytes[..n_bytes].chunks(BUFFER) {
+                self.client.waiter.look().map_err(Error::Hub)?;
+                out.write_all(part).map_err(Error::io(incomplete, "write"))?;
+                *at += part.len() as u64;
+                progress(part.len() as i64, true);
+            }
         }
         Ok(None)
     }

@@ -92,6 +92,19 @@ pub enum HubError {
         /// The setting.
         endpoint: String,
     },
+    /// The token is none that could be sent.
+    #[error(
+        "the token, from HF_TOKEN or the file that HF_TOKEN_PATH names, has characters that no token of the Hub has"
+    )]
+    Token,
+    /// There is no way to speak to the Hub on this machine.
+    #[error(
+        "cannot begin to speak to the Hub: {problem}; it needs the system's CA certificates, as the package ca-certificates has them or SSL_CERT_FILE names them"
+    )]
+    Start {
+        /// What is missing.
+        problem: String,
+    },
     /// The network failed, however often it was tried.
     #[error("cannot reach {url} after {attempts} attempts: {problem}")]
     Network {
@@ -111,10 +124,7 @@ pub enum HubError {
         problem: String,
     },
     /// The client of the Hub's store of chunks does not start.
-    #[cfg(feature = "xet")]
-    #[error(
-        "cannot fetch by Xet: {problem}; it needs the system's CA certificates, and HF_HUB_DISABLE_XET=1 does without it"
-    )]
+    #[error("cannot fetch by Xet: {problem}; HF_HUB_DISABLE_XET=1 does without it")]
     Xet {
         /// What its client says.
         problem: String,
@@ -197,15 +207,15 @@ fn token_hint(has_token: bool) -> &'static str {
 impl HubError {
     /// Whether it is the network's or the Hub's fault rather than that of what was asked.
     pub fn is_machine(&self) -> bool {
-        match self {
+        matches!(
+            self,
             Self::Status { .. }
-            | Self::Network { .. }
-            | Self::Protocol { .. }
-            | Self::Corrupt { .. }
-            | Self::Stopped => true,
-            #[cfg(feature = "xet")]
-            Self::Xet { .. } => true,
-            _ => false,
-        }
+                | Self::Network { .. }
+                | Self::Protocol { .. }
+                | Self::Corrupt { .. }
+                | Self::Start { .. }
+                | Self::Xet { .. }
+                | Self::Stopped
+        )
     }
 }

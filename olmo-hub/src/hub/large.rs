@@ -4,18 +4,15 @@
 //! the storage took, see [`Journal`].
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use ureq::SendBody;
 
-use super::client::{Answer, LFS, Request};
 use super::download::{Hash, hash_of};
 use super::error::HubError;
 use super::push::{Planned, Sender};
+use super::requests::{Answer, Answered, LFS};
 use super::uploads::{Journal, Upload};
 use crate::error::{Error, Result};
 
@@ -50,8 +47,9 @@ impl Sender<'_> {
         let upload = action_upload.upload(&oid, file.size, verify);
         if upload.parts.is_empty() {
             let headers = action_upload.plain_headers();
-            let answer = self.put(path, 0, file.size, &action_upload.href, &headers)?;
-            self.client.check(answer, self.repo()).map_err(Error::Hub)?;
+            let answered =
+                self.client.put(&self.uploads, (path, 0, file.size), &action_upload.href, &headers);
+            answered.and_then(|answered| self.passed(answered)).map_err(Error::Hub)?;
             parts.n_sent += file.size;
             parts.tell(file.size);
         } else {
@@ -67,30 +65,9 @@ impl Sender<'_> {
     fn ended(&self, journal: Journal, upload: &Upload) -> Result<()> {
         if let Some(verify) = &upload.verify {
             let body = json!({ "oid": upload.oid, "size": upload.size });
-            let answer = self.post_json(verify, &body);
-            answer.and_then(|answer| self.client.check(answer, self.repo())).map_err(Error::Hub)?;
+            self.post_json(verify, &body).map_err(Error::Hub)?;
         }
         journal.end()
-    }
-
-    /// Sends a part of a file.
-    fn put(
-        &self,
-        path: &Path,
-        start: u64,
-        n_bytes: u64,
-        url: &str,
-        headers: &[(&str, String)],
-    ) -> Result<Answer> {
-        let mut all = vec![("content-length", n_bytes.to_string())];
-        all.extend(headers.iter().cloned());
-        let request = Request { method: "PUT", url, headers: &all };
-        let body = || -> io::Result<SendBody<'static>> {
-            let mut file = File::open(path)?;
-            file.seek(SeekFrom::Start(start))?;
-            Ok(SendBody::from_owned_reader(file.take(n_bytes)))
-        };
-        self.client.ask(request, body).map_err(Error::Hub)
     }
 
     fn batch(&self, oid: &str, size: u64) -> Result<Actions, HubError> {
@@ -111,8 +88,8 @@ impl Sender<'_> {
             "objects": [{ "oid": oid, "size": size }],
             "ref": { "name": self.repo().revision() },
         });
-        let answer = self.client.post(&url, LFS, body.to_string().as_bytes())?;
-        let batch: Batch = self.client.check(answer, self.repo())?.json()?;
+        let answered = self.client.post(&url, LFS, body.to_string().as_bytes())?;
+        let batch: Batch = self.passed(answered)?.json()?;
         let protocol = |problem: String| HubError::Protocol { url: url.clone(), problem };
         let object = batch.objects.into_iter().next();
         let object = object.ok_or_else(|| protocol("it names no object".to_owned()))?;
@@ -148,8 +125,9 @@ impl<P: FnMut(u64)> Parts<'_, '_, P> {
             let start = index as u64 * part_size;
             let n_bytes = (*part_size).min(size - start);
             if journal.taken(*number).is_none() {
-                let answer = self.sender.put(self.path, start, n_bytes, url, &[])?;
-                let Some(answer) = self.checked(answer, is_old)? else { return Ok(false) };
+                let part = (self.path, start, n_bytes);
+                let answered = self.sender.client.put(&self.sender.uploads, part, url, &[]);
+                let Some(answer) = self.passed(answered, is_old)? else { return Ok(false) };
                 self.n_sent += n_bytes;
                 journal.take(*number, answer.header("etag").unwrap_or_default())?;
             }
@@ -158,18 +136,17 @@ impl<P: FnMut(u64)> Parts<'_, '_, P> {
             self.tell(start + n_bytes);
         }
         let body = json!({ "oid": upload.oid, "parts": done }).to_string();
-        let answer = self.sender.client.post(completion, LFS, body.as_bytes());
-        let answer = answer.map_err(Error::Hub)?;
-        Ok(self.checked(answer, is_old)?.is_some())
+        let answered = self.sender.client.post(completion, LFS, body.as_bytes());
+        Ok(self.passed(answered, is_old)?.is_some())
     }
 
     /// An answer that is no refusal; `None` where it is one and the upload is an old one, whose
     /// addresses are no longer good.
-    fn checked(&self, answer: Answer, is_old: bool) -> Result<Option<Answer>> {
-        if is_old && (400..500).contains(&answer.status) {
-            return Ok(None);
+    fn passed(&self, answered: Result<Answered, HubError>, is_old: bool) -> Result<Option<Answer>> {
+        match answered.map_err(Error::Hub)? {
+            Err(refused) if is_old && (400..500).contains(&refused.status) => Ok(None),
+            answered => self.sender.passed(answered).map(Some).map_err(Error::Hub),
         }
-        self.sender.client.check(answer, self.sender.repo()).map(Some).map_err(Error::Hub)
     }
 
     /// Tells that so many bytes of the file are there.

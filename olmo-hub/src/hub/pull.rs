@@ -15,6 +15,7 @@ use super::error::HubError;
 use super::repo::Repo;
 use super::revisions::resolve;
 use super::settings::Settings;
+use super::xet::Xet;
 use crate::error::{Error, Result};
 use crate::write::TOKENIZER_FILES;
 
@@ -70,7 +71,7 @@ pub fn pull(request: &Pull<'_>, events: &(dyn Fn(Event<'_>) + Sync)) -> Result<P
     if settings.offline {
         return offline(repo, settings, &cache);
     }
-    let client = Client::new(settings.clone());
+    let client = Client::new(settings, request.stop).map_err(Error::Hub)?;
     let (revision, commit) = resolve(&client, repo).map_err(Error::Hub)?;
     let (listed, name) = list(&client, repo, &commit).map_err(Error::Hub)?;
     let files = needed(listed).map_err(|(missing, files)| {
@@ -79,15 +80,8 @@ pub fn pull(request: &Pull<'_>, events: &(dyn Fn(Event<'_>) + Sync)) -> Result<P
     })?;
     let sizes: Vec<_> = files.iter().map(|file| (file.path.clone(), file.size)).collect();
     events(Event::Planned(&sizes));
-    let download = Download {
-        client: &client,
-        repo,
-        commit: &commit,
-        cache: &cache,
-        stop: request.stop,
-        #[cfg(feature = "xet")]
-        xet: super::xet::Xet::default(),
-    };
+    let download =
+        Download { client: &client, repo, commit: &commit, cache: &cache, xet: Xet::default() };
     let n_fetched = fetch_all(&download, &files, settings.n_workers, events)?;
     cache.remember(&revision, &commit)?;
     Ok(Pulled {
@@ -154,7 +148,6 @@ struct Listed {
     size: u64,
     #[serde(default)]
     lfs: Option<ListedLfs>,
-    #[cfg(feature = "xet")]
     #[serde(default, rename = "xetHash")]
     xet: Option<String>,
 }
@@ -166,8 +159,10 @@ struct ListedLfs {
 }
 
 /// Every file at the top of a commit, and the name under which the Hub has the repository.
+///
+/// Not by `hf-hub`'s `list_tree`, which loses the SHA-256 of large files.
 fn list(
-    client: &Client,
+    client: &Client<'_>,
     repo: &Repo,
     commit: &str,
 ) -> Result<(Vec<RemoteFile>, Option<String>), HubError> {
@@ -175,7 +170,7 @@ fn list(
     let mut files = Vec::new();
     let mut name = None;
     loop {
-        let answer = client.check(client.get(&url)?, repo)?;
+        let answer = client.get(&url)?.map_err(|refused| client.meaning(refused, repo))?;
         name = name.or_else(|| client.repo_in(&answer.url));
         let next = answer.header("link").and_then(next_page);
         let page: Vec<Listed> = answer.json()?;
@@ -192,7 +187,6 @@ fn list(
                 path: listed.path,
                 size,
                 hash,
-                #[cfg(feature = "xet")]
                 xet: listed.xet.filter(|hash| hash.len() == 64 && is_hash(hash)),
             });
         }
@@ -270,24 +264,22 @@ fn offline(repo: &Repo, settings: &Settings, cache: &RepoCache) -> Result<Pulled
 
 /// The commit of a revision that the Hub knows by exactly this name, `None` where it knows none.
 pub(super) fn commit_of(
-    client: &Client,
+    client: &Client<'_>,
     repo: &Repo,
     revision: &str,
 ) -> Result<Option<String>, HubError> {
-    #[derive(Deserialize)]
-    struct Info {
-        sha: String,
-    }
     let url = client.url(&format!("/api/models/{}/revision/{}", repo.id(), escaped(revision)));
-    let answer = match client.check(client.get(&url)?, repo) {
+    let known = client.of(repo);
+    let info = client
+        .want(repo, &url, || known.info().revision(revision).expand(vec!["sha".to_owned()]).send());
+    let commit = match info {
         Err(HubError::NoRevision { .. }) => return Ok(None),
-        answer => answer?,
+        info => info?.sha.unwrap_or_default(),
     };
-    let info: Info = answer.json()?;
-    if is_commit(&info.sha) {
-        return Ok(Some(info.sha));
+    if is_commit(&commit) {
+        return Ok(Some(commit));
     }
-    Err(HubError::Protocol { url, problem: format!("{:?} is no commit", info.sha) })
+    Err(HubError::Protocol { url, problem: format!("{commit:?} is no commit") })
 }
 
 #[cfg(test)]
@@ -299,7 +291,6 @@ mod tests {
             path: (*name).to_owned(),
             size: 1,
             hash: Hash::Git("0".repeat(40)),
-            #[cfg(feature = "xet")]
             xet: None,
         };
         names.iter().map(file).collect()

@@ -10,14 +10,18 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use hf_hub::repository::RepoTypeModel;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::client::{Answer, Client, escaped};
+use super::client::{Client, escaped, http};
 use super::error::HubError;
+use super::failure::reasons;
 use super::pull::commit_of;
 use super::repo::Repo;
+use super::requests::{Answer, Answered};
 use super::settings::Settings;
+use super::waiter::GO_ON;
 use crate::atomic::{REPLACED_PREFIX, TEMPORARY_PREFIX};
 use crate::error::{Error, Result};
 
@@ -115,8 +119,9 @@ impl Push<'_> {
 /// [`Error::Hub`], and [`Error::Io`] where a file cannot be read.
 pub fn push(request: &Push<'_>, mut progress: impl FnMut(u64)) -> Result<Pushed> {
     let planned = request.plan()?;
-    let client = Client::new(request.settings.clone());
-    let sender = Sender { client: &client, request };
+    let client = Client::new(request.settings, &GO_ON).map_err(Error::Hub)?;
+    let uploads = http().build().map_err(|error| HubError::Start { problem: reasons(&error) });
+    let sender = Sender { client: &client, uploads: uploads.map_err(Error::Hub)?, request };
     sender.prepare().map_err(Error::Hub)?;
     let is_large = sender.modes(&planned)?;
     let mut n_sent = 0;
@@ -172,7 +177,9 @@ fn walk(dir: &Path, prefix: &str, found: &mut BTreeMap<String, Planned>) -> Resu
 
 /// A push under way.
 pub(super) struct Sender<'a> {
-    pub(super) client: &'a Client,
+    pub(super) client: &'a Client<'a>,
+    /// What parts of files are sent by, however long one takes.
+    pub(super) uploads: reqwest::Client,
     pub(super) request: &'a Push<'a>,
 }
 
@@ -187,25 +194,32 @@ impl Sender<'_> {
     }
 
     pub(super) fn post_json(&self, url: &str, body: &Value) -> Result<Answer, HubError> {
-        self.client.post(url, "application/json", body.to_string().as_bytes())
+        let answered = self.client.post(url, "application/json", body.to_string().as_bytes())?;
+        self.passed(answered)
+    }
+
+    /// An answer that is no refusal.
+    pub(super) fn passed(&self, answered: Answered) -> Result<Answer, HubError> {
+        answered.map_err(|refused| self.client.meaning(refused, self.repo()))
     }
 
     /// Makes repository and branch, where they are not there.
     fn prepare(&self) -> Result<(), HubError> {
-        let repo = self.repo();
-        let body = json!({
-            "name": repo.name(), "organization": repo.owner(), "type": "model",
-            "private": self.request.private,
-        });
-        let made = self.post_json(&self.client.url("/api/repos/create"), &body)?;
-        // 409: it is there already.
-        if made.status != 409 {
-            self.client.check(made, repo)?;
-        }
-        if repo.revision() != "main" && commit_of(self.client, repo, repo.revision())?.is_none() {
-            let made = self.post_json(&self.api("branch"), &json!({}))?;
-            if made.status != 409 {
-                self.client.check(made, repo)?;
+        let (repo, id) = (self.repo(), self.repo().id());
+        self.client.want(repo, &self.client.url("/api/repos/create"), || {
+            let make = self.client.hub().create_repository().repo_id(&id);
+            make.repo_type(RepoTypeModel).private(self.request.private).exist_ok(true).send()
+        })?;
+        let branch = repo.revision();
+        if branch != "main" && commit_of(self.client, repo, branch)?.is_none() {
+            let known = self.client.of(repo);
+            let make = || known.create_branch().branch(branch).send();
+            match self.client.ask(&self.api("branch"), make)? {
+                // 409: it is there already.
+                Err(refused) if refused.status != 409 => {
+                    return Err(self.client.meaning(refused, repo));
+                }
+                _ => {}
             }
         }
         Ok(())
@@ -233,8 +247,7 @@ impl Sender<'_> {
                 listed.push(json!({ "path": file.path, "sample": sample, "size": file.size }));
             }
             let answer = self.post_json(&self.api("preupload"), &json!({ "files": listed }));
-            let answer = answer.and_then(|answer| self.client.check(answer, self.repo()));
-            let answer: Modes = answer.and_then(Answer::json).map_err(Error::Hub)?;
+            let answer: Modes = answer.and_then(|answer| answer.json()).map_err(Error::Hub)?;
             for mode in answer.files.into_iter().filter(|mode| !mode.ignored) {
                 modes.insert(mode.path, mode.kind == "lfs");
             }
@@ -251,9 +264,9 @@ impl Sender<'_> {
         }
         let mut body = lines.iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
         body.push('\n');
-        let answer =
+        let answered =
             self.client.post(&self.api("commit"), "application/x-ndjson", body.as_bytes())?;
-        let committed: Committed = self.client.check(answer, self.repo())?.json()?;
+        let committed: Committed = self.passed(answered)?.json()?;
         Ok((committed.commit_oid, committed.commit_url))
     }
 }

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::client::Client;
 use super::error::{HubError, Near};
@@ -11,6 +11,7 @@ use super::known::nearest;
 use super::pull::commit_of;
 use super::repo::Repo;
 use super::settings::Settings;
+use super::waiter::GO_ON;
 use crate::error::{Error, Result};
 
 /// A checkpoint of training, as the name of its branch says it.
@@ -131,7 +132,7 @@ pub fn revisions(repo: &Repo, settings: &Settings) -> Result<Vec<(String, String
         let what = format!("the revisions of {}", repo.id());
         return Err(Error::Hub(HubError::OnlyOnline { what }));
     }
-    refs(&Client::new(settings.clone()), repo).map_err(Error::Hub)
+    Client::new(settings, &GO_ON).and_then(|client| refs(&client, repo)).map_err(Error::Hub)
 }
 
 /// A model's training checkpoints, by stage and step.
@@ -151,27 +152,16 @@ fn sorted(revisions: &[(String, String)]) -> Vec<Checkpoint> {
     checkpoints
 }
 
-fn refs(client: &Client, repo: &Repo) -> Result<Vec<(String, String)>, HubError> {
-    #[derive(Deserialize)]
-    struct Refs {
-        branches: Vec<Ref>,
-        #[serde(default)]
-        tags: Vec<Ref>,
-    }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Ref {
-        name: String,
-        target_commit: String,
-    }
+fn refs(client: &Client<'_>, repo: &Repo) -> Result<Vec<(String, String)>, HubError> {
     let url = client.url(&format!("/api/models/{}/refs", repo.id()));
-    let refs: Refs = client.check(client.get(&url)?, repo)?.json()?;
+    let known = client.of(repo);
+    let refs = client.want(repo, &url, || known.list_refs().send())?;
     let all = refs.branches.into_iter().chain(refs.tags);
     Ok(all.map(|found| (found.name, found.target_commit)).collect())
 }
 
 /// The whole name and the commit of the revision asked for, which may be the beginning of one.
-pub(super) fn resolve(client: &Client, repo: &Repo) -> Result<(String, String), HubError> {
+pub(super) fn resolve(client: &Client<'_>, repo: &Repo) -> Result<(String, String), HubError> {
     let revision = repo.revision();
     if let Some(commit) = commit_of(client, repo, revision)? {
         return Ok((revision.to_owned(), commit));

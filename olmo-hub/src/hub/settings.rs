@@ -20,7 +20,7 @@ pub struct Settings {
     pub retry_delay: Duration,
     /// Files that are fetched at a time.
     pub n_workers: usize,
-    /// Whether files that the Hub keeps in chunks come from there, with the feature `xet`.
+    /// Whether files that the Hub keeps in chunks come from there.
     pub xet: bool,
 }
 

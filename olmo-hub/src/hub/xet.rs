@@ -6,18 +6,17 @@
 //! Pieces are fetched several at a time and come here in order. The store's hash is of a file's
 //! chunks and is not compared by its client: that a file is right is known by its SHA-256, as ever.
 //!
-//! Why `hf-xet` and not `hf-hub`: see ARCHITECTURE.md, "Decisions".
+//! Why `hf-xet` and not by `hf-hub`: see ARCHITECTURE.md, "Decisions".
 
 use std::fs;
-use std::future::Future;
-use std::io::{self, Cursor, Read};
-use std::pin::Pin;
+use std::future::{Future as _, poll_fn};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
+use futures::stream;
 use serde::Deserialize;
 use xet::xet_session::{
     HeaderMap, HeaderValue, SessionError, XetConfig, XetDownloadStream, XetDownloadStreamGroup,
@@ -25,13 +24,11 @@ use xet::xet_session::{
 };
 
 use super::body::Body;
-use super::client::{ATTEMPTS, Client, SILENCE, USER_AGENT};
+use super::client::{ATTEMPTS, Client, SILENCE, USER_AGENT, bearer};
 use super::download::{Download, RemoteFile};
 use super::error::HubError;
 use super::settings::Settings;
 
-/// How long it is waited before it is looked whether the caller wants to stop.
-const MOMENT: Duration = Duration::from_millis(100);
 /// A stream that fails tells its end first and the reason right after; asked between the two, it
 /// would never say it.
 const AFTERTHOUGHT: Duration = Duration::from_millis(1);
@@ -65,8 +62,15 @@ impl Xet {
         let info = XetFileInfo::new(hash.clone(), file.size);
         let stream = chunks.download_stream_blocking(info, Some(at..file.size));
         let stream = stream.map_err(|error| HubError::Xet { problem: error.to_string() })?;
-        let bytes = Chunks { next: Some(next(stream)), rest: Cursor::default() };
-        Ok(Some(Body { begin: at, end: file.size, bytes: Box::new(bytes) }))
+        // Dropped, it is cancelled.
+        let bytes = stream::unfold(Some(stream), async |stream| {
+            let mut stream = stream?;
+            match next(&mut stream).await {
+                Ok(bytes) => Some((Ok(bytes?), Some(stream))),
+                Err(problem) => Some((Err(problem), None)),
+            }
+        });
+        Ok(Some(Body { begin: at, end: file.size, bytes: Box::pin(bytes) }))
     }
 
     /// The store, which the first file finds while the others wait.
@@ -93,11 +97,11 @@ fn find(download: &Download<'_>) -> Result<Store, HubError> {
     let (client, repo) = (download.client, download.repo);
     let path = format!("/api/models/{}/xet-read-token/{}", repo.id(), download.commit);
     let url = client.url(&path);
-    let answer = client.get(&url)?;
-    if answer.status == 404 && answer.header("x-error-code").is_none() {
-        return Ok(Store::None);
-    }
-    let grant: Grant = client.check(answer, repo)?.json()?;
+    let answer = match client.get(&url)? {
+        Err(refused) if refused.status == 404 && refused.code.is_empty() => return Ok(Store::None),
+        answered => answered.map_err(|refused| client.meaning(refused, repo))?,
+    };
+    let grant: Grant = answer.json()?;
     group(client, &url, &grant.cas_url, (grant.access_token, grant.exp))
         .map(Store::Chunks)
         .map_err(|problem| HubError::Xet { problem })
@@ -106,20 +110,16 @@ fn find(download: &Download<'_>) -> Result<Store, HubError> {
 /// What speaks to a store. `token` with the second of its end; `renewal`, an address of the Hub, gives
 /// the next one, and is asked with the Hub's token, which stays behind at a redirect to elsewhere.
 fn group(
-    client: &Client,
+    client: &Client<'_>,
     renewal: &str,
     endpoint: &str,
     token: (String, u64),
 ) -> Result<XetDownloadStreamGroup, String> {
-    // Of this process, unless it has chosen one. The token's renewal and the pieces come by it.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let mut headers = HeaderMap::new();
     headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
     let mut for_hub = headers.clone();
-    if let Some(token) = &client.settings.token {
-        let value = HeaderValue::from_str(&format!("Bearer {token}"));
-        for_hub.insert(header::AUTHORIZATION, value.map_err(|error| error.to_string())?);
-    }
+    let token_of_hub = client.settings.token.as_deref().and_then(bearer);
+    for_hub.extend(token_of_hub.map(|token| (header::AUTHORIZATION, token)));
     // Its client makes folders for uploads wherever it is told to, and needs none of them here.
     let number = N_GROUPS.fetch_add(1, Ordering::Relaxed);
     let folders = format!(".olmo-xet-{}-{number}", std::process::id());
@@ -158,60 +158,30 @@ fn config(settings: &Settings) -> XetConfig {
     config
 }
 
-/// The next bytes of a stream, and the stream to go on with.
-type Next = Pin<Box<dyn Future<Output = (io::Result<Option<Vec<u8>>>, XetDownloadStream)>>>;
+/// The next bytes of a stream, or why no more come.
+async fn next(stream: &mut XetDownloadStream) -> Result<Option<Vec<u8>>, String> {
+    let mut told = patiently(stream).await;
+    // At first it may only say that a piece did not come, and why when it is asked again.
+    while matches!(told, Err(SessionError::Internal(_))) {
+        thread::sleep(AFTERTHOUGHT);
+        match stream.next().await {
+            Ok(Some(_)) => {}
+            Ok(None) => break,
+            Err(reason) => told = Err(reason),
+        }
+    }
+    told.map_err(|error| error.to_string())
+}
 
-fn next(mut stream: XetDownloadStream) -> Next {
-    Box::pin(async move {
-        let mut told = stream.next().await;
-        // At first it may only say that a piece did not come, and why when it is asked again.
-        while matches!(told, Err(SessionError::Internal(_))) {
+/// The next bytes of a stream, asked a little later than it wakes who waits.
+async fn patiently(stream: &mut XetDownloadStream) -> Result<Option<Vec<u8>>, SessionError> {
+    let mut next = pin!(stream.next());
+    let mut is_late = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut is_late, true) {
             thread::sleep(AFTERTHOUGHT);
-            match stream.next().await {
-                Ok(Some(_)) => {}
-                Ok(None) => break,
-                reason => told = reason,
-            }
         }
-        let bytes = told.map(|bytes| bytes.map(Vec::from));
-        (bytes.map_err(io::Error::other), stream)
+        next.as_mut().poll(context).map_ok(|bytes| bytes.map(Vec::from))
     })
-}
-
-/// A stream as a reader that is asked again while nothing has come. Dropped, it is cancelled.
-struct Chunks {
-    next: Option<Next>,
-    rest: Cursor<Vec<u8>>,
-}
-
-impl Read for Chunks {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let n = self.rest.read(buffer)?;
-            let Some(future) = self.next.as_mut().filter(|_| n == 0) else { return Ok(n) };
-            let waker = Waker::from(Arc::new(Unpark(thread::current())));
-            match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-                Poll::Pending => {
-                    thread::park_timeout(MOMENT);
-                    thread::sleep(AFTERTHOUGHT);
-                    return Err(io::ErrorKind::Interrupted.into());
-                }
-                Poll::Ready((bytes, stream)) => {
-                    self.next = None;
-                    let Some(bytes) = bytes? else { return Ok(0) };
-                    self.rest = Cursor::new(bytes);
-                    self.next = Some(next(stream));
-                }
-            }
-        }
-    }
-}
-
-/// Wakes the thread that waits for bytes.
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
+    .await
 }

@@ -53,6 +53,14 @@ impl Request {
         self.headers.get(name).map(String::as_str)
     }
 
+    /// The same, of all of a file.
+    pub(super) fn without_range(&self) -> Self {
+        let mut headers = self.headers.clone();
+        headers.remove("range");
+        let (method, path) = (self.method.clone(), self.path.clone());
+        Self { method, path, headers, body: self.body.clone() }
+    }
+
     /// The path without its query, each part freed of escapes.
     pub(crate) fn parts(&self) -> Vec<String> {
         let path = self.path.split('?').next().unwrap_or_default();
@@ -150,6 +158,13 @@ impl Reply {
         self.status = 206;
         self.body = content[begin..end].to_vec();
         self.with("content-range", format!("bytes {begin}-{}/{length}", end - 1))
+    }
+
+    /// Says how long the file is that this may be a part of.
+    pub(super) fn with_linked_size(self) -> Self {
+        let range = self.header("content-range").and_then(|range| range.rsplit('/').next());
+        let size = range.map_or(self.body.len().to_string(), ToOwned::to_owned);
+        self.with("x-linked-size", size)
     }
 
     /// Sends the answer, up to `cut` bytes of its body, and waits after each 64 KiB of it; the

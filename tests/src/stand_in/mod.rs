@@ -1,6 +1,6 @@
 //! A stand-in for the Hugging Face Hub on 127.0.0.1, for tests.
 //!
-//! It speaks the protocol that `huggingface_hub` 1.33 and the `olmo` command speak: model
+//! It speaks the protocol that `huggingface_hub` 1.33, `hf-hub` and the `olmo` command speak: model
 //! information, lists of files in pages, refs, files with hashes, ranges and redirects, files by Xet,
 //! and uploads by git-lfs and commits. It can also cut connections, wait, change bytes, and refuse.
 
@@ -63,8 +63,14 @@ pub enum FaultKind {
     Slow(Duration),
     /// The last byte of the body is another one.
     Corrupt,
+    /// The whole file comes where a range of it is asked for.
+    Whole,
+    /// The answer says the size of the whole file, as the Hub does where it redirects, and is a part.
+    LinkedSize,
     /// The answer is this status, with a wish to be asked again at once.
     Status(u16),
+    /// The answer is that there is no time before so many seconds have passed.
+    Busy(u64),
 }
 
 /// A request that was answered.
@@ -196,14 +202,19 @@ impl StandIn {
     fn serve(&self, mut stream: TcpStream) {
         let _ = stream.set_nodelay(true);
         while let Some(request) = Request::read(&mut stream) {
-            let fault = self.lock().take_fault(&request.path);
+            let fault = self.lock().take_fault(&request);
             if let Some(FaultKind::Delay(wait)) = fault {
                 thread::sleep(wait);
             }
             let mut reply = match fault {
                 Some(FaultKind::Status(status)) => Reply::new(status).with("retry-after", "0"),
+                Some(FaultKind::Busy(seconds)) => Reply::new(429).with("retry-after", seconds),
+                Some(FaultKind::Whole) => self.answer(&request.without_range()),
                 _ => self.answer(&request),
             };
+            if fault == Some(FaultKind::LinkedSize) {
+                reply = reply.with_linked_size();
+            }
             if fault == Some(FaultKind::Corrupt)
                 && let Some(last) = reply.body.last_mut()
             {
@@ -242,10 +253,16 @@ impl StandIn {
 }
 
 impl State {
-    /// The fault that happens to a request, if any; each happens so often as it was asked for.
-    fn take_fault(&mut self, path: &str) -> Option<FaultKind> {
-        let fault =
-            self.faults.iter_mut().find(|(fault, n)| *n > 0 && path.contains(&fault.path))?;
+    /// The fault that happens to a request, if any; each happens so often as it was asked for. What
+    /// is wrong with a body does not happen where none is sent.
+    fn take_fault(&mut self, request: &Request) -> Option<FaultKind> {
+        let happens = |kind: FaultKind| {
+            use FaultKind::{Busy, Delay, Status};
+            matches!(kind, Busy(_) | Delay(_) | Status(_)) || request.method != "HEAD"
+        };
+        let fault = self.faults.iter_mut().find(|(fault, n)| {
+            *n > 0 && request.path.contains(&fault.path) && happens(fault.kind)
+        })?;
         fault.1 -= 1;
         Some(fault.0.kind)
     }

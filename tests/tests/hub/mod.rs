@@ -4,7 +4,7 @@ mod pulls;
 mod pushes;
 mod python;
 mod refusals;
-#[cfg(feature = "xet")]
+mod waits;
 mod xet;
 
 use std::fs;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use olmo_hub::hub::{self, Event, HubError, Pull, Repo, Settings};
 use olmo_hub::{Conversion, Form, ModelFolder, convert, verify};
 use olmo_tests::golden;
-use olmo_tests::stand_in::{FaultKind, StandIn};
+use olmo_tests::stand_in::{FaultKind, Logged, StandIn};
 
 use super::{
     REPO, assert_pulled, commit, files_of, hub_error, large, many_shards, olmo, pull, settings,
@@ -59,12 +59,34 @@ fn ten_cuts_cost_no_more_than_a_chunk_each() {
     let pulled = pull(&settings(&hub, cache.path()), REPO).expect("pulls");
     assert_pulled(&pulled, &files);
     let n_bytes: usize = files.iter().map(|(_, bytes)| bytes.len()).sum();
-    let cuts = hub.log().iter().filter(|logged| logged.path.contains("/cdn/")).count();
+    let is_file = |logged: &&Logged| logged.path.contains("/cdn/") && logged.method == "GET";
+    let cuts = hub.log().iter().filter(is_file).count();
     assert_eq!(cuts, 3 + 10);
     // What was under way in a connection when it was cut may be lost, and is asked for again.
     let chunk = 1 << 16;
     assert!(hub.n_sent() <= n_bytes + 10 * chunk, "{} bytes for {n_bytes}", hub.n_sent());
     assert_eq!(pulled.n_fetched as usize, n_bytes);
+}
+
+#[test]
+fn a_server_that_knows_no_ranges_and_one_that_hides_them_are_understood() {
+    let files = large();
+    let n_bytes: usize = files.iter().map(|(_, bytes)| bytes.len()).sum();
+    let fetched = |kind: FaultKind, n_cuts: usize| {
+        let (hub, cache) = (StandIn::start(), tempfile::tempdir().expect("a folder"));
+        commit(&hub, REPO, "main", &files);
+        hub.fail("/cdn/", FaultKind::Cut(500_000), n_cuts);
+        hub.fail("/cdn/", kind, 1000);
+        let settings = Settings { n_workers: 1, ..settings(&hub, cache.path()) };
+        let pulled = pull(&settings, REPO).expect("pulls");
+        assert_pulled(&pulled, &files);
+        pulled.n_fetched as usize
+    };
+    assert_eq!(fetched(FaultKind::Whole, 0), n_bytes);
+    // After the cut the file comes from its beginning.
+    let again = fetched(FaultKind::Whole, 1) - n_bytes;
+    assert!(again > 0 && again <= 500_000, "{again} bytes again");
+    assert_eq!(fetched(FaultKind::LinkedSize, 1), n_bytes);
 }
 
 #[test]
