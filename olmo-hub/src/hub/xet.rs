@@ -6,7 +6,7 @@
 //! Pieces are fetched several at a time and come here in order. The store's hash is of a file's
 //! chunks and is not compared by its client: that a file is right is known by its SHA-256, as ever.
 //!
-//! Why `hf-xet` and not by `hf-hub`: see ARCHITECTURE.md, "Decisions".
+//! Why by `hf-xet` and not by `hf-hub`: see ARCHITECTURE.md, "Decisions".
 
 use std::fs;
 use std::future::{Future as _, poll_fn};
