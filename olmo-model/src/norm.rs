@@ -31,14 +31,7 @@ impl Norm {
     ///
     /// When the last dimension is not `size`.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        match (self.config, &self.weight) {
-            (NormConfig::RmsNorm { eps, cast }, Some(weight)) => {
-                kernels::rms_norm(x, weight.val(), eps, cast == NormCast::BeforeWeight)
-            }
-            (NormConfig::LayerNorm { eps } | NormConfig::RmsNorm { eps, .. }, _) => {
-                kernels::layer_norm(x, eps)
-            }
-        }
+        kernels::norm(x, self.of_rows())
     }
 
     /// `x` with the norm of `y` added.

@@ -7,7 +7,8 @@ use burn::tensor::{Device, FloatDType, Int, Tensor};
 #[cfg(feature = "flex")]
 use rayon::prelude::*;
 
-use super::{AttentionSpan, Kernels as _, RowNorm};
+use super::norm::{RowNorm, normed};
+use super::{AttentionSpan, Kernels as _};
 use crate::packed::PackedMatrix;
 
 /// `x` times the transpose of `weight`: `[batch, seq, d_in]` and `[d_out, d_in]` give
@@ -135,22 +136,16 @@ pub(crate) fn rotary(x: Tensor<3>, cos: Tensor<2>, sin: Tensor<2>, n_heads: usiz
     Tensor::from_dispatch(Dispatch::olmo_rotary(x.into_dispatch(), cos, sin, n_heads))
 }
 
-/// Layer norm without weights over the last dimension, computed in f32.
-pub(crate) fn layer_norm(x: Tensor<3>, eps: f64) -> Tensor<3> {
-    Tensor::from_dispatch(Dispatch::olmo_layer_norm(x.into_dispatch(), eps))
-}
-
-/// RMS norm over the last dimension, computed in f32; `cast_first` returns to the dtype of `x`
-/// before the product with `weight`.
-pub(crate) fn rms_norm(x: Tensor<3>, weight: Tensor<1>, eps: f64, cast_first: bool) -> Tensor<3> {
-    check_width(&x, weight.dims()[0]);
-    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
-    Tensor::from_dispatch(Dispatch::olmo_rms_norm(x, weight, eps, cast_first))
+/// The norm of each row, over the last dimension, computed in f32.
+pub(crate) fn norm(x: Tensor<3>, norm: RowNorm<Dispatch>) -> Tensor<3> {
+    check_norm(&x, &norm);
+    Tensor::from_dispatch(normed::<Dispatch>(x.into_dispatch(), norm))
 }
 
 /// `x` with the norm of `y` added, in their dtype.
 pub(crate) fn add_normed(x: Tensor<3>, y: Tensor<3>, norm: RowNorm<Dispatch>) -> Tensor<3> {
     check_norm(&y, &norm);
+    assert_eq!(x.dims(), y.dims(), "what is added has the shape of what it is added to");
     let (x, y) = (x.into_dispatch(), y.into_dispatch());
     Tensor::from_dispatch(Dispatch::olmo_add_normed(x, y, norm))
 }

@@ -40,8 +40,8 @@ use crate::packed::PackedMatrix;
 pub(crate) use attention::AttentionSpan;
 pub(crate) use call::{
     RowMap, add_normed, attention, cast, cross_entropy, expert, for_each_chunk, gated_linear,
-    layer_norm, linear, on_workers, packed_gated_linear, packed_linear, rms_norm, rotary, seed,
-    sum_rows, swiglu, take_rows, takes_packed, three_linears, three_packed_linears, token_losses,
+    linear, norm, on_workers, packed_gated_linear, packed_linear, rotary, seed, sum_rows, swiglu,
+    take_rows, takes_packed, three_linears, three_packed_linears, token_losses,
 };
 pub(crate) use cross_entropy::loss_chunks;
 pub(crate) use norm::RowNorm;

@@ -15,14 +15,9 @@ pub(crate) enum RowNorm<B: Backend> {
     /// None: rows are taken as they are.
     None,
     /// Layer norm without weights.
-    Layer {
-        eps: f64,
-    },
-    Rms {
-        weight: FloatTensor<B>,
-        eps: f64,
-        cast_first: bool,
-    },
+    Layer { eps: f64 },
+    /// RMS norm; `cast_first` returns to the dtype of the rows before the product with the weight.
+    Rms { weight: FloatTensor<B>, eps: f64, cast_first: bool },
 }
 
 /// The norm as an operation of its own.

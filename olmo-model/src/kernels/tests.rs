@@ -365,5 +365,10 @@ fn rows_of_another_length_than_the_weights_are_refused() {
     refused(&|| drop(call::linear(x(), matrix())));
     refused(&|| drop(call::three_linears(x(), [matrix(), matrix(), matrix()])));
     refused(&|| drop(call::gated_linear(x(), matrix(), matrix())));
-    refused(&|| drop(call::rms_norm(x(), Tensor::zeros([16], &device), 1e-6, false)));
+    let norm = || {
+        let weight = Tensor::<1>::zeros([16], &device).into_dispatch();
+        RowNorm::Rms { weight, eps: 1e-6, cast_first: false }
+    };
+    refused(&|| drop(call::norm(x(), norm())));
+    refused(&|| drop(call::add_normed(x(), x(), norm())));
 }
