@@ -13,6 +13,7 @@ mod interrupt;
 mod memory;
 mod output;
 mod page;
+mod program_pages;
 mod progress;
 mod sampling;
 mod weights;

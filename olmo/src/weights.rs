@@ -165,6 +165,7 @@ pub(crate) fn load(
         None => folder.load_to_run(&device, Some(weights.dtype(folder, &device)))?,
     };
     bar.finish_and_clear();
+    crate::program_pages::give_back();
     Ok(model)
 }
 
