@@ -5,7 +5,8 @@ logits of ai2-olmo's model; from there back to `model.pt`, to the safetensors fi
 and to `hf_olmo`, each of which must load in ai2-olmo with every tensor as it was, and the same logits.
 Models that transformers has no type for go by the names of OLMo-core instead; nothing of `hf_olmo` but
 its configuration is asked, since its class does not load in transformers 5.
-The sharded checkpoints of both trainers go to Hugging Face's form, with the logits of the trainers' models.
+The sharded checkpoints of both trainers go to Hugging Face's form, or to ai2-olmo's where transformers has no type for
+them, with the logits of the trainers' models.
 
 Needs the packages of scripts/golden/requirements.txt and a built `olmo`.
 
@@ -26,6 +27,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 ROOT = Path(__file__).resolve().parents[2]
+NOT_OF_TRANSFORMERS = ["torch-new-rms"]
 
 
 def main() -> None:
@@ -36,11 +38,22 @@ def main() -> None:
             check(olmo, source, Path(scratch))
     for source in sorted(path for path in (ROOT / "tests/golden/sharded").iterdir() if path.is_dir()):
         with tempfile.TemporaryDirectory() as scratch:
-            golden = load_file(source / "golden.safetensors")
-            out = Path(scratch) / "hf"
-            subprocess.run([olmo, "convert", source, out, "--to", "hf"], check=True, stdout=subprocess.DEVNULL)
-            apart = transformers_apart(out, golden["tokens"], golden["logits"])
-            print(f"{source.name}: transformers within {apart:.1e}")
+            check_sharded(olmo, source, Path(scratch))
+
+
+def check_sharded(olmo: str, source: Path, scratch: Path) -> None:
+    golden = load_file(source / "golden.safetensors")
+    tokens, expected = golden["tokens"], golden["logits"]
+    form = "olmo" if source.name in NOT_OF_TRANSFORMERS else "hf"
+    out = scratch / form
+    subprocess.run([olmo, "convert", source, out, "--to", form], check=True, stdout=subprocess.DEVNULL)
+    if form == "hf":
+        print(f"{source.name}: transformers within {transformers_apart(out, tokens, expected):.1e}")
+        return
+    with torch.no_grad():
+        apart = (OLMo.from_checkpoint(out).eval()(tokens).logits - expected).abs().max().item()
+    assert apart < 1e-5, apart
+    print(f"{source.name}: ai2-olmo within {apart:.1e}")
 
 
 def check(olmo: str, source: Path, scratch: Path) -> None:
