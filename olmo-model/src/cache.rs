@@ -15,8 +15,8 @@ use crate::integers::integers;
 
 /// Keys and values of every layer for the sequences of one batch.
 ///
-/// Storage of full layers is allocated once for `capacity` tokens and written in place. It may be in
-/// a narrower dtype than the model computes in: keys and values are then rounded as they are stored,
+/// Storage is written in place, and grows as tokens come, up to `capacity` of them: a conversation that may fill
+/// a long context takes no memory for it before it does. It may be in a narrower dtype than the model computes in: keys and values are then rounded as they are stored,
 /// and those of new tokens with them.
 #[derive(Debug, Clone)]
 pub struct KvCache {
@@ -37,11 +37,16 @@ pub struct LayerCache {
     held: usize,
     /// Tokens there is room for.
     room: usize,
+    /// Tokens there will be room for at most.
+    max_room: usize,
     /// Tokens a query sees, itself included.
     window: Option<usize>,
 }
 
-/// Tokens that a layer's cache has room for, of `capacity` that may come: with a window, an eighth
+/// Tokens that there is room for at first.
+const FIRST_ROOM: usize = 256;
+
+/// Tokens that a layer's cache has room for at most, of `capacity` that may come: with a window, an eighth
 /// of it is added, so that keys move seldom.
 pub(crate) fn room(window: Option<usize>, capacity: usize) -> usize {
     const LEAST_SLACK: usize = 16;
@@ -64,10 +69,11 @@ impl KvCache {
         let attention = &config.attention;
         let layer = |layer| {
             let window = config.window(layer);
-            let room = room(window, capacity);
+            let max_room = room(window, capacity);
+            let room = max_room.min(FIRST_ROOM);
             let shape = [batch, attention.n_kv_heads, room, attention.head_dim];
             let storage = || Some(Tensor::zeros(shape, (device, dtype)));
-            LayerCache { keys: storage(), values: storage(), held: 0, room, window }
+            LayerCache { keys: storage(), values: storage(), held: 0, room, max_room, window }
         };
         let layers = (0..config.n_layers).map(layer).collect();
         Self { layers, padding: None, length: 0, capacity }
@@ -116,7 +122,7 @@ impl KvCache {
         self.length == 0
     }
 
-    /// Tokens there is room for.
+    /// Tokens that may come at most.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
@@ -196,10 +202,17 @@ impl LayerCache {
     ///
     /// - input: `[batch, n_kv_heads, seq, head_dim]`
     /// - output: `[batch, n_kv_heads, n, head_dim]`
+    ///
+    /// # Panics
+    ///
+    /// Where the cache is for another number of rows.
     pub(crate) fn append(&mut self, keys: Tensor<4>, values: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
-        let seq = keys.dims()[2];
-        let dtype = self.keys.as_ref().map_or(keys.dtype(), Tensor::dtype);
+        let [batch, _, seq, _] = keys.dims();
+        let storage = self.keys.as_ref().expect("it is there between calls");
+        let (rows, dtype) = (storage.dims()[0], storage.dtype());
+        assert_eq!(batch, rows, "the cache is for {rows} rows, and {batch} come");
         let (keys, values) = (keys.cast(dtype), values.cast(dtype));
+        self.make_room(seq);
         // Of those before, the first new query sees as many.
         let before = self.window.map_or(self.held, |window| self.held.min(window - 1));
         let (start, held) = (self.held - before, self.held);
@@ -221,6 +234,19 @@ impl LayerCache {
                 all
             });
         (keys, values)
+    }
+
+    /// Grows the storage for `seq` tokens more, by half at least, so that what moves is a small part of what comes.
+    fn make_room(&mut self, seq: usize) {
+        let (held, needed) = (self.held, self.held + seq);
+        if needed <= self.room || self.room == self.max_room {
+            return;
+        }
+        self.room = needed.max(self.room + self.room / 2).min(self.max_room);
+        for slot in [&mut self.keys, &mut self.values] {
+            let kept = slot.take().map(|storage| part(&storage, 0..held));
+            *slot = kept.map(|kept| with_room(kept, self.room));
+        }
     }
 
     /// The least number of tokens, other than none, that the layer can go back to of `seen`.
@@ -255,7 +281,10 @@ fn with_room(kept: Tensor<4>, room: usize) -> Tensor<4> {
     if n == room {
         return kept;
     }
-    let free =
-        Tensor::zeros([batch, n_kv_heads, room - n, head_dim], (&kept.device(), kept.dtype()));
-    Tensor::cat(vec![kept, free], 2)
+    let place = (&kept.device(), kept.dtype());
+    let storage = Tensor::zeros([batch, n_kv_heads, room, head_dim], place);
+    if n == 0 {
+        return storage;
+    }
+    storage.slice_assign([0..batch, 0..n_kv_heads, 0..n, 0..head_dim], kept)
 }

@@ -139,6 +139,33 @@ mod tests {
         assert!(model.last_logits([&rows[..300]].into_iter(), &mut cache).is_ok());
     }
 
+    /// A cache has room for what came and half as much at most, whatever may come.
+    #[test]
+    fn a_cache_grows_with_its_tokens() {
+        let mut config = presets::small_olmo2(32, 1, 4, 97);
+        config.max_sequence_length = 100_000;
+        let model = model(&config);
+        let mut cache = model.new_cache(2, 100_000);
+        let per_token = 2 * 2 * config.d_model;
+        assert!(cache.n_elements() <= 256 * per_token);
+        let row = tokens(700);
+        for (start, end) in [(0, 300), (300, 301), (301, 700)] {
+            let rows = [&row[start..end]; 2];
+            model.last_logits(rows.into_iter(), &mut cache).expect("it fits");
+            assert!(cache.n_elements() >= end * per_token, "{end}");
+            assert!(cache.n_elements() <= end * 3 / 2 * per_token, "{end}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "the cache is for 2 rows, and 1 come")]
+    fn a_cache_for_other_rows_is_refused() {
+        let model = model(&presets::small_olmo2(32, 1, 4, 97));
+        let mut cache = model.new_cache(2, 9);
+        let row = tokens(3);
+        let _ = model.last_logits([&row[..]].into_iter(), &mut cache);
+    }
+
     #[test]
     fn a_cache_in_f16_rounds_as_f16() {
         let config = presets::small_olmo2(64, 3, 4, 97);
