@@ -137,6 +137,20 @@ impl Transformer {
     /// [`generate`](Transformer::generate); [`Error::SequenceTooLong`] also where prompt and
     /// `max_steps` together do not fit the model's context.
     pub fn beam_search(&self, prompt: &[u32], search: &BeamSearch) -> Result<Vec<Beam>, Error> {
+        self.beam_search_while(prompt, search, || true)
+    }
+
+    /// The same, for as long as `goes_on` says so before each token: the beams are then as far as they came.
+    ///
+    /// # Errors
+    ///
+    /// As [`beam_search`](Self::beam_search).
+    pub fn beam_search_while(
+        &self,
+        prompt: &[u32],
+        search: &BeamSearch,
+        mut goes_on: impl FnMut() -> bool,
+    ) -> Result<Vec<Beam>, Error> {
         let config = self.config();
         search.validate(config.vocab_size)?;
         self.check_prompt(prompt, config.max_sequence_length)?;
@@ -156,7 +170,7 @@ impl Transformer {
                 let last = beams.iter().filter(|beam| !beam.ended);
                 let last = last.filter_map(|beam| beam.beam.tokens.last_chunk::<1>());
                 let last: Vec<&[u32]> = last.map(<[u32; 1]>::as_slice).collect();
-                if last.is_empty() {
+                if last.is_empty() || !goes_on() {
                     break;
                 }
                 logits = self.last_logits(last.into_iter(), &mut cache)?;

@@ -35,6 +35,7 @@ pub struct BatchGenerator<'a> {
     cache: KvCache,
     /// Those that go on, in the order of the cache's rows.
     rows: Vec<Row>,
+    sampling: Sampling,
     max_new_tokens: usize,
     finished: bool,
 }
@@ -96,7 +97,8 @@ impl Transformer {
         })
     }
 
-    /// Continues several prompts at once, each by up to `max_new_tokens` and as if it were alone.
+    /// Continues several prompts at once, each by up to `max_new_tokens` and as if it were alone. Each draws from
+    /// a stream of its own; the first from that of [`generate`](Self::generate).
     ///
     /// ```
     /// # use burn::tensor::Device;
@@ -134,14 +136,14 @@ impl Transformer {
     ) -> Result<BatchGenerator<'_>, Error> {
         let longest = prompts.iter().map(Vec::len).max().ok_or(Error::EmptyPrompt)?;
         let padding: Vec<usize> = prompts.iter().map(|prompt| longest - prompt.len()).collect();
-        let sampler = Sampler::new(sampling)?;
+        sampling.validate()?;
         let mut rows = Vec::with_capacity(prompts.len());
         for (index, prompt) in prompts.iter().enumerate() {
             self.check_prompt(prompt, self.config().max_sequence_length)
                 .map_err(|source| Error::Row { row: index + 1, source: Box::new(source) })?;
             rows.push(Row {
                 index,
-                sampler: sampler.clone(),
+                sampler: Sampler::of_row(sampling.clone(), index)?,
                 tokens: prompt.clone(),
                 n_prompt: prompt.len(),
                 padding: padding[index],
@@ -154,7 +156,7 @@ impl Transformer {
         let run = |row: &Row| row.n_prompt.saturating_add(max_new_tokens.saturating_sub(1));
         let room = rows.iter().map(|row| row.padding + run(row).min(context)).max();
         let cache = self.new_cache(rows.len(), room.unwrap_or(longest)).with_padding(&padding);
-        Ok(BatchGenerator { model: self, cache, rows, max_new_tokens, finished: false })
+        Ok(BatchGenerator { model: self, cache, rows, sampling, max_new_tokens, finished: false })
     }
 
     /// Checks that every id has a row in the embedding.
@@ -242,6 +244,19 @@ impl Iterator for Generator<'_> {
 }
 
 impl BatchGenerator<'_> {
+    /// Has rows draw as if there were `first` others before them, where prompts are continued some at a time:
+    /// each is then continued as it is among all of them. To be called before the first step.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Sampling`], of which [`generate_batch`](Transformer::generate_batch) has told before.
+    pub fn behind(mut self, first: usize) -> Result<Self, Error> {
+        for row in &mut self.rows {
+            row.sampler = Sampler::of_row(self.sampling.clone(), first + row.index)?;
+        }
+        Ok(self)
+    }
+
     /// Ends a row, which then costs nothing any more; one that has ended stays so.
     pub fn finish(&mut self, row: usize) {
         self.rows.iter_mut().filter(|r| r.index == row).for_each(|r| r.finished = true);

@@ -45,8 +45,8 @@ pub struct Sampling {
     /// Divides positive logits of tokens that were there already, and multiplies negative ones.
     /// Above 1 it avoids them, below 1 it prefers them.
     pub repetition_penalty: Option<f64>,
-    /// Seed of the draws. Every row of a batch has a stream of its own from it, so that a text does
-    /// not depend on the rows beside it.
+    /// Seed of the draws. Every row of a batch has a stream of its own from it and its number, so that a text
+    /// does not depend on the rows beside it, and rows with the same prompt are several draws.
     pub seed: u64,
 }
 
@@ -163,15 +163,24 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// A sampler at the start of its stream.
+    /// A sampler at the start of the first row's stream.
     ///
     /// # Errors
     ///
     /// [`Error::Sampling`] where a setting makes no sense.
     pub fn new(sampling: Sampling) -> Result<Self, Error> {
+        Self::of_row(sampling, 0)
+    }
+
+    /// The same of the stream of row `row`.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn of_row(sampling: Sampling, row: usize) -> Result<Self, Error> {
         sampling.validate()?;
-        let stream = Pcg64::new(u128::from(sampling.seed), 0);
-        Ok(Self { sampling, stream })
+        let seed = u128::from(sampling.seed) ^ apart(row as u64);
+        Ok(Self { sampling, stream: Pcg64::new(seed, 0) })
     }
 
     /// The token that follows `tokens`, given its logits.
@@ -195,6 +204,15 @@ impl Sampler {
         // Rounding may leave a sliver above zero; it belongs to the last token.
         distribution.last().map(|&(id, _)| id).ok_or(Error::NonFiniteLogits)
     }
+}
+
+/// What takes the stream of a row far from those of others, 0 for the first.
+fn apart(row: u64) -> u128 {
+    if row == 0 {
+        return 0;
+    }
+    let mut stream = Pcg64::new(u128::from(row), 1);
+    u128::from(stream.next_u64()) << 64 | u128::from(stream.next_u64())
 }
 
 /// Of equals the lower id first, so that ties are cut the same way always.
@@ -272,6 +290,25 @@ mod tests {
         assert_close(&shares(Sampling::temperature(2.0)), &expected);
         let top_k = Sampling { top_k: Some(2), seed: 3, ..Sampling::temperature(1.0) };
         assert_close(&shares(top_k), &[0.0, 0.5, 0.0, 0.5]);
+    }
+
+    /// Streams of different rows and seeds have nothing in common.
+    #[test]
+    fn every_row_draws_for_itself() {
+        let draws = |seed, row| {
+            let any = Sampling::temperature(1.0).seed(seed);
+            let mut sampler = Sampler::of_row(any, row).expect("sound settings");
+            let next = |_| sampler.next_token(&[], &[0.0; 64]).expect("finite");
+            (0..400).map(next).collect::<Vec<_>>()
+        };
+        let all: Vec<_> = (0..4).flat_map(|seed| (0..4).map(move |row| draws(seed, row))).collect();
+        for (i, a) in all.iter().enumerate() {
+            for b in &all[..i] {
+                let same = a.iter().zip(b).filter(|(a, b)| a == b).count();
+                // One of 64 by chance: 6.25, give or take 2.5.
+                assert!(same < 20, "{same} of 400");
+            }
+        }
     }
 
     /// The reference keeps all of equals where a cut falls between them, except in the nucleus.

@@ -92,11 +92,18 @@ fn a_sampled_row_does_not_depend_on_those_beside_it() {
     for step in model.generate_batch(&prompts, sampling.clone(), 30).expect("sound") {
         step.expect("finite").into_iter().for_each(|new| together[new.row].push(new.token));
     }
-    for (prompt, found) in prompts.iter().zip(&together) {
-        let alone = model.generate(prompt, sampling.clone()).expect("sound").take(30);
-        assert_eq!(alone.collect::<Result<Vec<_>, _>>().as_ref(), Ok(found));
+    for (row, (prompt, found)) in prompts.iter().zip(&together).enumerate() {
+        let alone = model.generate_batch(std::slice::from_ref(prompt), sampling.clone(), 30);
+        let alone = alone.and_then(|steps| steps.behind(row)).expect("sound");
+        let alone: Vec<u32> =
+            alone.flat_map(|step| step.expect("finite")).map(|t| t.token).collect();
+        assert_eq!(alone, *found);
     }
+    let first = model.generate(&prompts[0], sampling).expect("sound").take(30);
+    assert_eq!(first.collect::<Result<Vec<_>, _>>().as_ref(), Ok(&together[0]));
     assert_ne!(together[0], together[1]);
+    // The same prompt once more is another draw.
+    assert_ne!(together[0], together[2]);
 }
 
 #[test]

@@ -64,13 +64,15 @@ struct Watch {
 }
 
 impl Watch {
-    /// Does work as it comes, until all is over.
+    /// Does work as it comes, until all is over. Not where another call begins: its whole work may be what
+    /// comes, and what this one is for would wait for it.
     fn keep(&self) {
         if self.is_closed.load(Ordering::Acquire) {
             return;
         }
         self.n_awake.fetch_add(1, Ordering::AcqRel);
-        while !self.is_over.load(Ordering::Acquire) {
+        let is_alone = || N_CALLS.load(Ordering::Acquire) == 1;
+        while !self.is_over.load(Ordering::Acquire) && is_alone() {
             if rayon::yield_now() != Some(rayon::Yield::Executed) {
                 std::thread::yield_now();
             }

@@ -5,6 +5,8 @@ use clap::Args;
 use olmo_data::{TextStream, Tokenizer};
 use olmo_model::{BeamSearch, Transformer};
 
+use crate::interrupt::Interrupt;
+
 use super::report::{FoundBeam, Report, Stopped};
 
 /// How to look for the likeliest texts.
@@ -59,10 +61,11 @@ pub(super) fn run(
     search: &BeamSearch,
     prompt: &[u32],
     tokenizer: Option<&Tokenizer>,
+    interrupt: &Interrupt,
     report: &mut Report,
 ) -> Result<()> {
     let number = report.tokens.len() + 1;
-    let found = model.beam_search(prompt, search);
+    let found = model.beam_search_while(prompt, search, || !interrupt.is_asked());
     let found = found.with_context(|| format!("cannot continue row {number}"))?;
     let ended = |tokens: &[u32]| tokens.last().is_some_and(|id| search.end_tokens.contains(id));
     let mut beams = Vec::with_capacity(found.len());

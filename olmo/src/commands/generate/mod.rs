@@ -101,7 +101,7 @@ impl Generate {
                 if interrupt.is_asked() {
                     break;
                 }
-                beams::run(&model, &search, prompt, tokenizer.as_ref(), &mut report)?;
+                beams::run(&model, &search, prompt, tokenizer.as_ref(), &interrupt, &mut report)?;
                 self.print_from(report.tokens.len() - 1, &report, &prompts, tokenizer.as_ref())?;
             }
         } else {
@@ -172,7 +172,8 @@ fn run_batch(
     interrupt: &Interrupt,
     report: &mut Report,
 ) -> Result<()> {
-    let mut steps = model.generate_batch(prompts, sampling.clone(), rules.max_new_tokens)?;
+    let steps = model.generate_batch(prompts, sampling.clone(), rules.max_new_tokens)?;
+    let mut steps = steps.behind(report.tokens.len())?;
     let mut rows: Vec<Row<'_>> =
         prompts.iter().map(|prompt| Row::new(rules, prompt.len())).collect();
     while !interrupt.is_asked()
