@@ -5,11 +5,12 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::cache::is_commit;
 use super::client::Client;
 use super::error::{HubError, Near};
 use super::known::nearest;
 use super::pull::commit_of;
-use super::repo::Repo;
+use super::repo::{Repo, is_revision};
 use super::settings::Settings;
 use super::waiter::GO_ON;
 use crate::error::{Error, Result};
@@ -166,8 +167,17 @@ pub(super) fn resolve(client: &Client<'_>, repo: &Repo) -> Result<(String, Strin
     if let Some(commit) = commit_of(client, repo, revision)? {
         return Ok((revision.to_owned(), commit));
     }
-    let refs = refs(client, repo)?;
-    by_prefix(&refs, repo)
+    let (revision, commit) = by_prefix(&refs(client, repo)?, repo)?;
+    // Both become names of files in the cache.
+    let problem = if !is_revision(&revision) {
+        format!("{revision:?} is no name that a branch or tag could have")
+    } else if !is_commit(&commit) {
+        format!("{commit:?}, where it has {revision} at, is no commit")
+    } else {
+        return Ok((revision, commit));
+    };
+    let url = client.url(&format!("/api/models/{}/refs", repo.id()));
+    Err(HubError::Protocol { url, problem })
 }
 
 /// The one revision that begins so. Where the next character continues a number, it is another
