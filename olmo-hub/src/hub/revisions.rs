@@ -63,7 +63,9 @@ impl Filter {
             let in_range =
                 self.from.is_none_or(|from| step >= from) && self.to.is_none_or(|to| step <= to);
             let far_enough = match (self.every, last) {
-                (Some(every), Some((before, at))) if before == stage => step >= at + every,
+                (Some(every), Some((before, at))) if before == stage => {
+                    at.checked_add(every).is_some_and(|next| step >= next)
+                }
                 _ => true,
             };
             if in_range && far_enough {
@@ -269,6 +271,16 @@ mod tests {
                 "stage2-ingredient3-step23852-tokens51B",
             ]
         );
+    }
+
+    #[test]
+    fn steps_past_any_number_are_not_far_enough() {
+        let names = [format!("step{}", u64::MAX - 1), format!("step{}", u64::MAX)];
+        let sorted = sorted(&refs(&names.each_ref().map(String::as_str)));
+        for (every, expected) in [(1, 2), (2, 1), (u64::MAX, 1)] {
+            let every = Filter { every: Some(every), ..Filter::default() };
+            assert_eq!(every.apply(sorted.clone()).len(), expected, "{every:?}");
+        }
     }
 
     #[test]
