@@ -2,15 +2,15 @@
 //!
 //! Everything is written under a temporary name beside its place, forced to the disk, and then
 //! renamed, which the file system does in one step. Whatever interrupts a save leaves either the
-//! old content or the new, and at worst a leftover that [`clean_leftovers`] knows by its name.
+//! old content or the new, and at worst a leftover, which goes when the same is written again, and
+//! which [`clean_leftovers`] knows by its name.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::process;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
+use crate::temporary::{Temporary, parent, prefixed, remove};
 
 /// Begins the name of everything that is still being written.
 pub const TEMPORARY_PREFIX: &str = ".tmp-olmo-";
@@ -53,10 +53,9 @@ pub fn write_dir_atomic<T, E: From<Error>>(
 ) -> Result<T, E> {
     let parent = parent(final_dir);
     fs::create_dir_all(parent).map_err(Error::io(parent, "create"))?;
-    let temporary = Temporary(temporary_beside(final_dir)?);
-    fs::create_dir(&temporary.0).map_err(Error::io(&temporary.0, "create"))?;
-    let value = build(&temporary.0)?;
-    sync_tree(&temporary.0)?;
+    let temporary = Temporary::folder(final_dir)?;
+    let value = build(temporary.path())?;
+    sync_tree(temporary.path())?;
     replace_dir(temporary, final_dir)?;
     Ok(value)
 }
@@ -118,14 +117,9 @@ impl AtomicFile {
             let reason = io::Error::from(io::ErrorKind::IsADirectory);
             return Err(Error::io(path, "create")(reason));
         }
-        let temporary = temporary_beside(path)?;
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&temporary)
-            .map_err(Error::io(path, "create"))?;
+        let (file, temporary) = Temporary::file(path)?;
         let writer = BufWriter::with_capacity(1 << 20, file);
-        Ok(Self { writer, temporary: Temporary(temporary), path: path.to_owned() })
+        Ok(Self { writer, temporary, path: path.to_owned() })
     }
 
     /// Where the file will stand.
@@ -190,51 +184,9 @@ impl SealedFile {
     /// [`Error::Io`]; the temporary file is removed.
     pub fn publish(self) -> Result<()> {
         let Self { temporary, path } = self;
-        fs::rename(&temporary.0, &path).map_err(Error::io(&path, "rename to"))?;
+        fs::rename(temporary.path(), &path).map_err(Error::io(&path, "rename to"))?;
         temporary.keep();
         sync_dir(parent(&path))
-    }
-}
-
-/// A path that is removed when this is dropped.
-#[derive(Debug)]
-struct Temporary(PathBuf);
-
-impl Temporary {
-    fn keep(mut self) {
-        self.0 = PathBuf::new();
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if !self.0.as_os_str().is_empty() {
-            // An error is on its way to the caller already; the leftover is known by its name.
-            let _ = remove(&self.0);
-        }
-    }
-}
-
-fn temporary_beside(path: &Path) -> Result<PathBuf> {
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let count = COUNTER.fetch_add(1, Ordering::Relaxed);
-    prefixed(path, &format!("{TEMPORARY_PREFIX}{}-{count}-", process::id()))
-}
-
-fn prefixed(path: &Path, prefix: &str) -> Result<PathBuf> {
-    let Some(name) = path.file_name() else {
-        let reason = io::Error::new(io::ErrorKind::InvalidInput, "the path does not end in a name");
-        return Err(Error::io(path, "create")(reason));
-    };
-    let mut prefixed = std::ffi::OsString::from(prefix);
-    prefixed.push(name);
-    Ok(path.with_file_name(prefixed))
-}
-
-fn parent(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
     }
 }
 
@@ -247,7 +199,7 @@ fn replace_dir(temporary: Temporary, final_dir: &Path) -> Result<()> {
         }
         fs::rename(final_dir, &replaced).map_err(Error::io(final_dir, "rename"))?;
     }
-    if let Err(error) = fs::rename(&temporary.0, final_dir) {
+    if let Err(error) = fs::rename(temporary.path(), final_dir) {
         if replaces {
             // Whether or not this works, the error that matters is the first.
             let _ = fs::rename(&replaced, final_dir);
@@ -260,10 +212,6 @@ fn replace_dir(temporary: Temporary, final_dir: &Path) -> Result<()> {
         remove(&replaced).map_err(Error::io(&replaced, "remove"))?;
     }
     Ok(())
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    if path.symlink_metadata()?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
 }
 
 /// Forces every file and folder under `dir` to the disk.

@@ -13,7 +13,7 @@ use olmo_model::Parameter;
 use serde_json::{Map, Value};
 
 use crate::atomic::{AtomicFile, write_atomic, write_dir_atomic};
-use crate::config_json::HfConfig;
+use crate::config_json::{HfConfig, Special};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::header::header_bytes;
@@ -51,6 +51,24 @@ impl Form {
             Self::Original | Self::OriginalSafetensors | Self::HfOlmo => Layout::Original,
             Self::Core => Layout::Core,
         }
+    }
+
+    /// What of the tokens with a meaning of their own this form has no place for, in words.
+    pub fn leaves_out(self, special: &Special) -> Vec<String> {
+        let mut left_out = Vec::new();
+        if !matches!(self, Self::Original | Self::OriginalSafetensors) {
+            return left_out;
+        }
+        if let [kept, rest @ ..] = &special.eos_token_id[..]
+            && !rest.is_empty()
+        {
+            let rest = rest.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            left_out.push(format!("config.yaml has one eos_token_id: {kept} is kept, {rest} not"));
+        }
+        if let Some(bos) = special.bos_token_id {
+            left_out.push(format!("config.yaml has no bos_token_id: {bos} is not kept"));
+        }
+        left_out
     }
 
     /// The form that a model of ours is saved in: Hugging Face's, or that of `hf_olmo` where
@@ -298,7 +316,12 @@ fn write_config(config: &HfConfig, form: Form, dir: &Path) -> Result<()> {
             write_text(&dir.join("generation_config.json"), &generation)?;
             write_text(&json, &config.to_json())
         }
-        Form::HfOlmo => write_text(&json, &config.to_hf_olmo_json(&json)?),
+        Form::HfOlmo => {
+            // Of the ends of a text its `config.json` holds the first.
+            let generation = config.special.to_generation_json();
+            write_text(&dir.join("generation_config.json"), &generation)?;
+            write_text(&json, &config.to_hf_olmo_json(&json)?)
+        }
         Form::Original | Form::OriginalSafetensors => {
             let path = dir.join("config.yaml");
             let model = Value::Object(config.to_original(&path)?);

@@ -197,9 +197,11 @@ pub(crate) fn plain_names<'a>(names: impl Iterator<Item = &'a str> + Clone) -> V
         };
         if name.contains(WRAPPER) { name.replace(WRAPPER, "").into() } else { name.into() }
     };
-    let numbers = |name: &str| -> Option<(usize, usize, String)> {
+    // Numbers past 32 bits are no block's, and the name stays as it is: told as one without a place.
+    let numbers = |name: &str| -> Option<(u64, u64, String)> {
         let mut parts = name.strip_prefix(GROUPS)?.splitn(3, '.');
-        let (group, block) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        let mut number = || parts.next()?.parse::<u32>().ok().map(u64::from);
+        let (group, block) = (number()?, number()?);
         Some((group, block, parts.next()?.to_owned()))
     };
     let group_size = names
@@ -213,7 +215,7 @@ pub(crate) fn plain_names<'a>(names: impl Iterator<Item = &'a str> + Clone) -> V
             let name = unwrapped(name);
             match numbers(&name) {
                 Some((group, block, rest)) => {
-                    let block = group.saturating_mul(group_size).saturating_add(block);
+                    let block = group * group_size + block;
                     format!("transformer.blocks.{block}.{rest}")
                 }
                 None => name.into_owned(),
@@ -271,6 +273,8 @@ mod tests {
             "model.embed_tokens.weight",
             "transformer.block_groups.x.1.att_proj.weight",
             "module.transformer.ff_out.weight",
+            "transformer.block_groups.0.18446744073709551615.att_proj.weight",
+            "transformer.block_groups.18446744073709551615.0.att_proj.weight",
         ];
         assert_eq!(
             plain_names(names.iter().copied()),
@@ -283,7 +287,13 @@ mod tests {
                 "model.embed_tokens.weight",
                 "transformer.block_groups.x.1.att_proj.weight",
                 "transformer.ff_out.weight",
+                names[8],
+                names[9],
             ]
         );
+        let largest = "transformer.block_groups.4294967295.4294967295.w";
+        let names = ["transformer.block_groups.0.4294967295.w", largest];
+        let plain = plain_names(names.into_iter());
+        assert_eq!(plain[1], "transformer.blocks.18446744073709551615.w");
     }
 }

@@ -61,6 +61,7 @@ mod plan;
 pub mod read;
 mod sharded;
 mod shards;
+mod temporary;
 pub mod tensor_file;
 mod text_file;
 mod tied_output;

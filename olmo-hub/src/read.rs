@@ -25,7 +25,7 @@ use crate::dtype::Dtype;
 use crate::error::{BadValue, Error, FolderProblem, Problems, Result};
 use crate::keys::is_buffer;
 use crate::layout::{Layout, Place};
-use crate::shards::Shards;
+use crate::shards::{Shards, is_plain_name};
 use crate::text_file;
 use crate::values::{ReadError, Stored};
 
@@ -60,7 +60,7 @@ impl ModelFolder {
 
     /// Opens a folder as far as it can be; what is wrong with its weights is added to `problems`.
     pub(crate) fn examine(dir: &Path, problems: &mut Vec<FolderProblem>) -> Result<Self> {
-        let dir = &linked(dir);
+        let dir = &linked(dir)?;
         let config_path = config_path(dir)?;
         let config = read_config(&config_path)?;
         let special = read_special(dir, &config.special)?;
@@ -79,7 +79,7 @@ impl ModelFolder {
     ///
     /// [`Error::NoModel`], and what [`HfConfig::read`] and [`HfConfig::read_yaml`] return.
     pub fn read_config(dir: impl AsRef<Path>) -> Result<HfConfig> {
-        read_config(&config_path(&linked(dir.as_ref()))?)
+        read_config(&config_path(&linked(dir.as_ref())?)?)
     }
 
     /// The folder.
@@ -247,21 +247,33 @@ fn config_path(dir: &Path) -> Result<PathBuf> {
         return Ok(json);
     }
     let newest = ["checkpoints/latest", "latest"].map(|name| dir.join(name));
-    let newest = newest.into_iter().find(|newest| linked(newest).join("config.json").exists());
+    let is_model = |dir: &PathBuf| linked(dir).is_ok_and(|dir| dir.join("config.json").exists());
+    let newest = newest.into_iter().find(is_model);
     if newest.is_none() && yaml.exists() {
         return Ok(yaml);
     }
     Err(Error::NoModel { path: dir.to_owned(), newest })
 }
 
-/// The folder that a path leads to. A run's `latest` is a file with a folder's name where links need
-/// privileges.
-pub fn linked(dir: &Path) -> PathBuf {
-    let is_link = dir.ends_with("latest") && dir.is_file();
-    match is_link.then(|| text_file::read_text(dir)) {
-        Some(Ok(name)) => dir.with_file_name(name.trim()),
-        _ => dir.to_owned(),
+/// The folder that a path leads to. A run's `latest` is a file with the name of a folder beside it where
+/// links need privileges.
+///
+/// # Errors
+///
+/// [`Error::Io`] where such a file cannot be read, or holds something else.
+pub fn linked(dir: &Path) -> Result<PathBuf> {
+    if !dir.ends_with("latest") || !dir.is_file() {
+        return Ok(dir.to_owned());
     }
+    let text = text_file::read_text(dir)?;
+    let name = text.trim();
+    if is_plain_name(name) {
+        return Ok(dir.with_file_name(name));
+    }
+    // What it holds may be long.
+    let shown: String = name.chars().take(100).collect();
+    let problem = format!("it holds {shown:?}, expected the name of a folder beside it");
+    Err(Error::io(dir, "follow")(io::Error::new(io::ErrorKind::InvalidData, problem)))
 }
 
 fn read_config(path: &Path) -> Result<HfConfig> {

@@ -99,6 +99,35 @@ fn there_and_back_is_the_identity_in_every_form() {
     }
 }
 
+/// Instruct models end their answers by more than one token.
+#[test]
+fn every_end_of_text_is_kept_or_told_to_be_left_out() {
+    let Some(dir) = originals().into_iter().find(|dir| dir.ends_with("olmo2-gqa-pt")) else {
+        return;
+    };
+    let one = ModelFolder::open(&dir).unwrap();
+    assert!(FORMS.iter().all(|form| form.leaves_out(one.special()).is_empty()));
+    let (_scratch, several) = converted(&one, &Conversion::to(Form::HuggingFace));
+    let generation = r#"{"bos_token_id": 4, "eos_token_id": [2, 5, 7], "pad_token_id": 1}"#;
+    fs::write(several.join("generation_config.json"), generation).unwrap();
+    let several = ModelFolder::open(several).unwrap();
+    let special = several.special();
+    assert_eq!(special.eos_token_id, [2, 5, 7]);
+    for form in FORMS {
+        let (_scratch, out) = converted(&several, &Conversion::to(form));
+        let found = ModelFolder::open(out).unwrap().special().clone();
+        let left_out = form.leaves_out(special);
+        if matches!(form, Form::Original | Form::OriginalSafetensors) {
+            assert_eq!((found.bos_token_id, found.eos_token_id), (None, vec![2]));
+            let eos = "config.yaml has one eos_token_id: 2 is kept, 5, 7 not";
+            assert_eq!(left_out, [eos, "config.yaml has no bos_token_id: 4 is not kept"]);
+        } else {
+            assert_eq!(&found, special, "{form:?}");
+            assert_eq!(left_out, Vec::<String>::new());
+        }
+    }
+}
+
 #[test]
 fn the_safetensors_of_ai2_olmo_come_back_to_the_byte() {
     for dir in originals().iter().filter(|dir| dir.to_str().unwrap().ends_with("-safetensors")) {

@@ -125,6 +125,24 @@ fn a_file_that_names_the_newest_checkpoint_leads_to_it() {
     assert_eq!(ModelFolder::open(&latest).unwrap().path(), newest);
     let read = |path| ModelFolder::read_config(path).unwrap();
     assert_eq!(read(&latest), read(&model));
+    // A model beside the run, and one at an address of its own.
+    let outside = tempfile::tempdir_in(run.path()).unwrap();
+    let inner = outside.path().join("run");
+    std::fs::create_dir(&inner).unwrap();
+    let latest = inner.join("latest");
+    for name in ["../../step1-tokens2", newest.to_str().unwrap(), "..", ".", "", "a/b"] {
+        std::fs::write(&latest, format!("{name}\n")).unwrap();
+        for error in [
+            ModelFolder::open(&latest).unwrap_err(),
+            ModelFolder::read_config(&latest).unwrap_err(),
+        ] {
+            let expected = format!("latest: it holds {name:?}, expected the name of a folder");
+            assert!(error.to_string().contains(&expected), "{error}");
+        }
+        // Nor is it named as the newest of the run.
+        let error = ModelFolder::open(&inner).unwrap_err().to_string();
+        assert!(!error.contains("newest"), "{error}");
+    }
 }
 
 #[test]

@@ -171,6 +171,28 @@ fn what_is_missing_or_hostile_is_told_by_name() {
     assert!(refused(&dir).contains("no sharded checkpoint"), "{}", refused(&dir));
 }
 
+/// `local` and `torch-legacy`, where what the second process has is of another dtype than what the first has.
+#[test]
+fn processes_that_hold_a_tensor_in_different_dtypes_are_refused() {
+    let change = |path: &Path, to: &[u8; 12]| {
+        let mut bytes = fs::read(path).unwrap();
+        let from = b"FloatStorage";
+        let at = bytes.windows(from.len()).position(|window| window == from).unwrap();
+        bytes[at..at + from.len()].copy_from_slice(to);
+        fs::write(path, bytes).unwrap();
+    };
+    for (form, file) in [("local", "model/rank1.pt"), ("torch-legacy", "rank1.pt")] {
+        let Some((_scratch, dir)) = copy(&format!("sharded/{form}")) else { return };
+        // Numbers of two bytes, so that none of them ends behind its file.
+        change(&dir.join(file), b"ShortStorage");
+        let error = refused(&dir);
+        assert!(error.contains(&format!("{file}: ")), "{error}");
+        assert!(error.contains("is I16 there and F32 in another piece of it"), "{error}");
+        let found = verify(&dir, |_| ()).unwrap();
+        assert!(!found.problems.is_empty() && found.digest.is_none(), "{form}: {found:?}");
+    }
+}
+
 /// `olmo-core`, whose `model/metadata.json` or a file beside it is changed.
 #[test]
 fn what_is_missing_or_hostile_in_checkpoints_of_ai2_olmo_core_0_1_is_told_by_name() {

@@ -222,9 +222,11 @@ fn away_from_zero(x: f32) -> bf16 {
     bf16::from_bits(if bits.trailing_zeros() >= 16 { cut } else { cut + 1 })
 }
 
+/// What elements are multiplied by; 0 where the scale is so small that it would be infinite: of such a
+/// block, as of zeros, nothing is left.
 fn inverse(scale: bf16) -> f32 {
-    let scale = scale.to_f32();
-    if scale == 0.0 { 0.0 } else { 1.0 / scale }
+    let inverse = 1.0 / scale.to_f32();
+    if inverse.is_finite() { inverse } else { 0.0 }
 }
 
 #[cfg(all(test, feature = "flex"))]
@@ -272,6 +274,26 @@ mod tests {
                     PackedMatrix::quantized(&block, [1, BLOCK], quantization, &Device::flex());
                 let found = matrix.expect("a whole block").unpacked();
                 assert!(found.iter::<f32>().all(f32::is_nan), "{quantization:?} {payload}");
+            }
+        }
+    }
+
+    /// Scales whose inverse is infinite, and the first whose is not.
+    #[test]
+    fn blocks_too_small_for_a_scale_are_zeros() {
+        for quantization in [Quantization::Q8, Quantization::Q4] {
+            for exponent in 110..=135 {
+                let unit = 2.0_f32.powi(-exponent / 2) * 2.0_f32.powi(-(exponent - exponent / 2));
+                let mut block = [0.0; BLOCK];
+                block[..3].copy_from_slice(&[-8.0 * unit, 3.0 * unit, unit]);
+                let matrix =
+                    PackedMatrix::quantized(&block, [1, BLOCK], quantization, &Device::flex());
+                let found = matrix.expect("a whole block").unpacked();
+                let found: Vec<f32> = found.iter::<f32>().collect();
+                let is_zero = found.iter().all(|x| *x == 0.0);
+                let is_near = block.iter().zip(&found).all(|(x, y)| (x - y).abs() <= unit);
+                assert!(is_zero || is_near, "{quantization:?} 2^-{exponent}: {found:?}");
+                assert!(exponent > 126 - 3 || is_near, "{quantization:?} 2^-{exponent}: {found:?}");
             }
         }
     }

@@ -21,7 +21,7 @@ pub(crate) fn model_folder(model: &Path) -> Result<ModelFolder> {
 /// The folder of a model, which is pulled where it is the name of a repository.
 pub(crate) fn model_dir(model: &Path) -> Result<PathBuf> {
     if model.exists() {
-        let dir = linked(model);
+        let dir = linked(model)?;
         ensure!(dir.is_dir(), "{} is a file, expected a model folder", dir.display());
         return Ok(dir);
     }

@@ -50,7 +50,9 @@ impl Files {
 
     /// Shows the files to come.
     pub(crate) fn begin(&self, files: &[(String, u64)]) {
-        self.total.set_length(files.iter().map(|(_, size)| size).sum());
+        // What the Hub says of sizes may be anything.
+        let n_bytes = files.iter().fold(0_u64, |sum, (_, size)| sum.saturating_add(*size));
+        self.total.set_length(n_bytes);
         let bar =
             |(name, size): &(String, u64)| self.bars.insert_before(&self.total, bytes(*size, name));
         self.each.get_or_init(|| files.iter().map(bar).collect());

@@ -85,7 +85,7 @@ impl FromStr for Repo {
 }
 
 /// Whether a text can name a branch, tag or commit, and a file under `refs/`.
-fn is_revision(text: &str) -> bool {
+pub(super) fn is_revision(text: &str) -> bool {
     let allowed = |c: char| c.is_ascii_graphic() && !"\\:?*[~^".contains(c);
     !text.is_empty()
         && text.len() <= 200

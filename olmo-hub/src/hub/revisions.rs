@@ -5,11 +5,12 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::cache::is_commit;
 use super::client::Client;
 use super::error::{HubError, Near};
 use super::known::nearest;
 use super::pull::commit_of;
-use super::repo::Repo;
+use super::repo::{Repo, is_revision};
 use super::settings::Settings;
 use super::waiter::GO_ON;
 use crate::error::{Error, Result};
@@ -62,7 +63,9 @@ impl Filter {
             let in_range =
                 self.from.is_none_or(|from| step >= from) && self.to.is_none_or(|to| step <= to);
             let far_enough = match (self.every, last) {
-                (Some(every), Some((before, at))) if before == stage => step >= at + every,
+                (Some(every), Some((before, at))) if before == stage => {
+                    at.checked_add(every).is_some_and(|next| step >= next)
+                }
                 _ => true,
             };
             if in_range && far_enough {
@@ -166,8 +169,17 @@ pub(super) fn resolve(client: &Client<'_>, repo: &Repo) -> Result<(String, Strin
     if let Some(commit) = commit_of(client, repo, revision)? {
         return Ok((revision.to_owned(), commit));
     }
-    let refs = refs(client, repo)?;
-    by_prefix(&refs, repo)
+    let (revision, commit) = by_prefix(&refs(client, repo)?, repo)?;
+    // Both become names of files in the cache.
+    let problem = if !is_revision(&revision) {
+        format!("{revision:?} is no name that a branch or tag could have")
+    } else if !is_commit(&commit) {
+        format!("{commit:?}, where it has {revision} at, is no commit")
+    } else {
+        return Ok((revision, commit));
+    };
+    let url = client.url(&format!("/api/models/{}/refs", repo.id()));
+    Err(HubError::Protocol { url, problem })
 }
 
 /// The one revision that begins so. Where the next character continues a number, it is another
@@ -259,6 +271,16 @@ mod tests {
                 "stage2-ingredient3-step23852-tokens51B",
             ]
         );
+    }
+
+    #[test]
+    fn steps_past_any_number_are_not_far_enough() {
+        let names = [format!("step{}", u64::MAX - 1), format!("step{}", u64::MAX)];
+        let sorted = sorted(&refs(&names.each_ref().map(String::as_str)));
+        for (every, expected) in [(1, 2), (2, 1), (u64::MAX, 1)] {
+            let every = Filter { every: Some(every), ..Filter::default() };
+            assert_eq!(every.apply(sorted.clone()).len(), expected, "{every:?}");
+        }
     }
 
     #[test]

@@ -145,10 +145,11 @@ fn shards_of(
             return Err(format!("{name} has a shard of {:?}, expected {sizes:?}", entry.shape));
         }
         let block = Block { offsets, sizes, file: rank, start: entry.start };
+        let n_bytes = element_size(&entry.dtype);
+        part.take_dtype(entry.dtype)?;
         block
-            .runs(shape, element_size(&entry.dtype), &mut part.pieces)
+            .runs(shape, n_bytes, &mut part.pieces)
             .map_err(|problem| format!("{name} {problem}"))?;
-        part.dtype = entry.dtype;
     }
     Ok(part)
 }

@@ -221,6 +221,29 @@ impl Part {
         let pieces = vec![Piece { first, n_elements, file, start: entry.start }];
         Self { name: entry.name, dtype: entry.dtype, shape: entry.shape, pieces }
     }
+
+    /// Takes the dtype of pieces that are to come, which must be that of those that are there.
+    fn take_dtype(&mut self, dtype: String) -> Result<(), String> {
+        if !self.pieces.is_empty() && self.dtype != dtype {
+            let (name, other) = (self.name.escape_debug(), &self.dtype);
+            return Err(format!("{name} is {dtype} there and {other} in another piece of it"));
+        }
+        self.dtype = dtype;
+        Ok(())
+    }
+
+    /// Adds what another process has of the same tensor.
+    fn add(&mut self, other: Self) -> Result<(), String> {
+        if self.shape != other.shape {
+            let (name, found, first) = (self.name.escape_debug(), &other.shape, &self.shape);
+            return Err(format!("{name} is of shape {found:?} there and {first:?} elsewhere"));
+        }
+        if !other.pieces.is_empty() {
+            self.take_dtype(other.dtype)?;
+            self.pieces.extend(other.pieces);
+        }
+        Ok(())
+    }
 }
 
 /// Joins what all processes have, unless their files could not be read.
@@ -235,11 +258,11 @@ fn join(
         match by_name.entry(part.name.clone()) {
             Entry::Vacant(entry) => drop(entry.insert(part)),
             Entry::Occupied(mut entry) => {
-                let whole = entry.get_mut();
-                if whole.pieces.is_empty() {
-                    whole.dtype = part.dtype;
+                let file = part.pieces.first().and_then(|piece| found.files.get(piece.file));
+                let file = file.or(found.files.last()).cloned().unwrap_or_default();
+                if let Err(problem) = entry.get_mut().add(part) {
+                    problems.push(FolderProblem::Damaged { file, problem });
                 }
-                whole.pieces.extend(part.pieces);
             }
         }
     }
@@ -378,5 +401,37 @@ mod tests {
             join(&[piece(0, 4, 0), piece(3, 3, 0)]).unwrap_err().contains("overlap at element 4")
         );
         assert!(join(&[piece(0, 7, 0)]).is_err());
+    }
+
+    #[test]
+    fn processes_must_agree_on_dtype_and_shape() {
+        let part = |dtype: &str, columns: usize, pieces: &[Piece]| Part {
+            name: "w".into(),
+            dtype: dtype.into(),
+            shape: vec![2, columns],
+            pieces: pieces.to_vec(),
+        };
+        let join_with = |second: Part| {
+            let first = part("F32", 3, &[piece(0, 4, 0)]);
+            // Of no dtype, as whoever has none of the tensor.
+            let empty = part("", 3, &[]);
+            let (files, mut problems) = (vec!["rank0.pt".into(), "rank1.pt".into()], Vec::new());
+            let found = join(files, [empty, first, second].into_iter(), &mut problems);
+            let dtypes: Vec<String> = found.tensors.into_iter().map(|found| found.dtype).collect();
+            (dtypes, problems.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        let rest = [Piece { first: 4, n_elements: 2, file: 1, start: 0 }];
+        assert_eq!(join_with(part("F32", 3, &rest)), (vec!["F32".into()], vec![]));
+        let (found, problems) = join_with(part("BF16", 3, &rest));
+        assert_eq!(problems, ["rank1.pt: w is BF16 there and F32 in another piece of it"]);
+        assert!(found.is_empty());
+        let (_, problems) = join_with(part("F32", 2, &rest));
+        assert_eq!(problems, ["rank1.pt: w is of shape [2, 2] there and [2, 3] elsewhere"]);
+        // The shards of one process, whose dtype is taken before their pieces.
+        let mut shards = part("", 3, &[]);
+        shards.take_dtype("F32".into()).unwrap();
+        shards.pieces.push(piece(0, 4, 0));
+        assert!(shards.take_dtype("F16".into()).unwrap_err().contains("w is F16 there and F32"));
+        shards.take_dtype("F32".into()).unwrap();
     }
 }

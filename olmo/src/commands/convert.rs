@@ -46,7 +46,7 @@ enum Target {
     Olmo,
     /// config.yaml and model.safetensors with pickled names, as ai2-olmo's trainer can save
     OlmoSafetensors,
-    /// config.json of model type `hf_olmo` and model*.safetensors
+    /// config.json of model type `hf_olmo`, `generation_config.json` and model*.safetensors
     HfOlmo,
     /// config.json and model*.safetensors by the names of OLMo-core
     Core,
@@ -73,6 +73,9 @@ impl Convert {
             Target::HfOlmo => Form::HfOlmo,
             Target::Core => Form::Core,
         };
+        for left_out in form.leaves_out(folder.special()) {
+            output::complain(&format!("note: {left_out}"));
+        }
         let dtype = self.dtype.map(|dtype| match dtype {
             StoredDtype::F32 => Dtype::F32,
             StoredDtype::F16 => Dtype::F16,

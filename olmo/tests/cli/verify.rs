@@ -36,6 +36,26 @@ fn another_form_of_a_model_is_told_to_be_the_same() {
 }
 
 #[test]
+fn ends_of_text_that_a_form_has_no_place_for_are_told() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = scratch.path().join("model");
+    fs::create_dir(&folder).unwrap();
+    for entry in fs::read_dir(model("olmo2")).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
+    }
+    fs::write(folder.join("generation_config.json"), r#"{"eos_token_id": [2, 5]}"#).unwrap();
+    for (form, is_told) in [("olmo", true), ("olmo-safetensors", true), ("hf-olmo", false)] {
+        let out = scratch.path().join(form);
+        let arguments = ["convert", text(&folder), text(&out), "--to", form];
+        let output = olmo(arguments).assert().success().get_output().clone();
+        let told = String::from_utf8(output.stderr).unwrap();
+        let note = "note: config.yaml has one eos_token_id: 2 is kept, 5 not\n";
+        assert_eq!(told.contains(note), is_told, "{form}: {told}");
+    }
+}
+
+#[test]
 fn fewer_bits_are_further_apart() {
     let folder = model("olmo2");
     let compared = |bits: &str| -> Value {

@@ -3,7 +3,7 @@
 use olmo_hub::hub::{self, Repo, Settings};
 use olmo_tests::stand_in::{FaultKind, StandIn};
 
-use super::{assert_pulled, commit, hub_error, large, pull, settings};
+use super::{assert_pulled, commit, files_of, hub_error, large, pull, settings};
 
 #[test]
 fn refusals_say_what_to_do() {
@@ -61,4 +61,39 @@ fn refusals_say_what_to_do() {
     hub.fail("/revision/", FaultKind::Status(403), 1);
     let error = hub_error(pull(&settings, "me/small-model")).to_string();
     assert!(error.contains("status 403"), "{error}");
+}
+
+/// Names of branches and commits become names of files in the cache.
+#[test]
+fn a_branch_or_commit_that_would_lead_out_of_the_cache_is_refused() {
+    let (hub, scratch, files) = (StandIn::start(), tempfile::tempdir().expect("a folder"), large());
+    let sound = commit(&hub, "me/model", "step1000-tokens4B", &files);
+    let cache = scratch.path().join("cache");
+    let settings = settings(&hub, &cache);
+    let answered = |name: &str, commit: &str| {
+        let refs = format!(
+            r#"{{"branches":[{{"name":{name:?},"ref":"refs/heads/x","targetCommit":{commit:?}}}],"converts":[],"tags":[]}}"#
+        );
+        hub.answer_with("/refs", refs.as_bytes());
+        let error = hub_error(pull(&settings, "me/model@step1000"));
+        assert!(error.is_machine(), "{error}");
+        error.to_string()
+    };
+    for name in
+        ["step1000-/../../../../out", "step1000-/../../x", "step1000-\\..\\x", "step1000- x"]
+    {
+        let error = answered(name, &sound);
+        assert!(error.contains("is no name that a branch or tag could have"), "{error}");
+    }
+    for commit in ["../../../out", "/tmp/out", "", &sound[..39], &sound.to_uppercase()] {
+        let error = answered("step1000-tokens4B", commit);
+        assert!(
+            error.contains(&format!("{commit:?}, where it has step1000-tokens4B at, is no commit")),
+            "{error}"
+        );
+    }
+    assert!(!cache.exists() && files_of(scratch.path()).is_empty());
+    hub.answer_with("", b"");
+    let pulled = pull(&settings, "me/model@step1000").expect("sound");
+    assert_eq!((pulled.revision.as_str(), pulled.commit), ("step1000-tokens4B", sound));
 }
