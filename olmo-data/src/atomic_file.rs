@@ -29,7 +29,9 @@ pub(crate) struct FinishedFile {
 }
 
 impl AtomicFile {
+    /// Begins the file that will stand at `path`, or where a link there leads.
     pub(crate) fn create(path: &Path) -> Result<Self> {
+        let path = &place_of(path).map_err(Error::io(path))?;
         let folder = folder_of(path);
         let mut builder = tempfile::Builder::new();
         builder.prefix(TEMPORARY_PREFIX);
@@ -87,6 +89,20 @@ pub(crate) fn clean_leftovers(folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Where a file is to be replaced: at the end of links, and never in place of a device or a pipe.
+fn place_of(path: &Path) -> std::io::Result<PathBuf> {
+    let Ok(found) = path.symlink_metadata() else { return Ok(path.to_owned()) };
+    if found.is_symlink() {
+        return place_of(&path.canonicalize()?);
+    }
+    if !(found.is_file() || found.is_dir()) {
+        let reason =
+            "it is no file but a device, pipe or socket, which a file would take the place of";
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, reason));
+    }
+    Ok(path.to_owned())
+}
+
 fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -117,6 +133,22 @@ mod tests {
         drop(AtomicFile::create(&path).unwrap().finish().unwrap());
         assert_eq!(std::fs::read(&path).unwrap(), b"abc");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_followed_and_devices_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, link) = (folder.path().join("file"), folder.path().join("link"));
+        std::fs::write(&path, b"old").unwrap();
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        let mut file = AtomicFile::create(&link).unwrap();
+        file.write_all(b"new").unwrap();
+        file.finish().unwrap().persist().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        assert!(link.symlink_metadata().unwrap().is_symlink());
+        let error = AtomicFile::create(Path::new("/dev/null")).unwrap_err().to_string();
+        assert!(error.contains("it is no file but a device"), "{error}");
     }
 
     #[test]

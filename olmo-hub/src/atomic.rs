@@ -106,20 +106,17 @@ pub struct AtomicFile {
 }
 
 impl AtomicFile {
-    /// Begins the file that will stand at `path`.
+    /// Begins the file that will stand at `path`, or where a link there leads.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] where `path` names no file, or a folder, or its folder cannot be written to.
+    /// [`Error::Io`] where `path` names no file, or a folder or a device, or its folder cannot be written to.
     pub fn create(path: &Path) -> Result<Self> {
-        if path.is_dir() {
-            // Found out before there is anything to lose.
-            let reason = io::Error::from(io::ErrorKind::IsADirectory);
-            return Err(Error::io(path, "create")(reason));
-        }
-        let (file, temporary) = Temporary::file(path)?;
+        // Found out before there is anything to lose.
+        let path = place_of(path).map_err(Error::io(path, "create"))?;
+        let (file, temporary) = Temporary::file(&path)?;
         let writer = BufWriter::with_capacity(1 << 20, file);
-        Ok(Self { writer, temporary, path: path.to_owned() })
+        Ok(Self { writer, temporary, path })
     }
 
     /// Where the file will stand.
@@ -190,6 +187,23 @@ impl SealedFile {
     }
 }
 
+/// Where a file is to be replaced: at the end of links, and in place of a file only.
+fn place_of(path: &Path) -> io::Result<PathBuf> {
+    let Ok(found) = path.symlink_metadata() else { return Ok(path.to_owned()) };
+    if found.is_symlink() {
+        return place_of(&path.canonicalize()?);
+    }
+    if found.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    if !found.is_file() {
+        let reason =
+            "it is no file but a device, pipe or socket, which a file would take the place of";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+    }
+    Ok(path.to_owned())
+}
+
 fn replace_dir(temporary: Temporary, final_dir: &Path) -> Result<()> {
     let replaced = prefixed(final_dir, REPLACED_PREFIX)?;
     let replaces = final_dir.symlink_metadata().is_ok();
@@ -256,6 +270,23 @@ mod tests {
 
     fn fail(path: &Path) -> Error {
         Error::io(path, "write")(io::Error::from(io::ErrorKind::StorageFull))
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_followed_and_devices_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        fs::write(&file, "old").unwrap();
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        write_atomic::<_, Error>(&link, |file| file.put(b"new")).unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+        assert!(link.symlink_metadata().unwrap().is_symlink());
+        std::os::unix::fs::symlink("/dev/null", folder.path().join("null")).unwrap();
+        for device in [Path::new("/dev/null"), &folder.path().join("null")] {
+            let error = AtomicFile::create(device).unwrap_err().to_string();
+            assert!(error.contains("it is no file but a device"), "{error}");
+        }
     }
 
     #[test]

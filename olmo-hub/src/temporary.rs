@@ -106,7 +106,10 @@ fn remove_left(place: &Path) {
         if !entry.file_type().is_ok_and(|kind| kind.is_file() || kind.is_dir()) {
             continue;
         }
-        if File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok()) {
+        // The lock is held until it is gone: another process may just have made it, to lock it next.
+        if let Ok(file) = File::open(entry.path())
+            && file.try_lock().is_ok()
+        {
             let _ = remove(&entry.path());
         }
     }
