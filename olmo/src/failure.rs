@@ -9,7 +9,7 @@ use olmo_hub::error::FolderProblem;
 use crate::output;
 
 /// Of the machine: disk, network, memory, numbers.
-const RUNTIME: u8 = 1;
+pub(crate) const RUNTIME: u8 = 1;
 /// Of the user: a flag, a configuration, the content of a file. Also what clap exits with.
 const INPUT: u8 = 2;
 
@@ -77,6 +77,7 @@ fn is_runtime(error: &(dyn StdError + 'static)) -> bool {
     error.is::<ctrlc::Error>()
         || error.is::<crate::memory::OutOfMemory>()
         || error.is::<crate::commands::train::Stopped>()
+        || error.is::<crate::interrupt::Interrupted>()
 }
 
 fn is_runtime_data(error: &olmo_data::Error) -> bool {

@@ -148,6 +148,39 @@ fn a_run_killed_again_and_again_ends_with_the_same_bits() {
     assert_eq!(steps, (1..=STEPS).collect::<Vec<_>>());
 }
 
+/// As under `nohup`, whose reader has logged out; what is not ignored still ends the run.
+#[cfg(unix)]
+#[test]
+fn a_signal_that_was_ignored_stays_so() {
+    const N_MORE: usize = 50;
+    let folder = TempDir::new().unwrap();
+    let config = write_config(folder.path());
+    let endless = ["max_duration=100000", "save_interval=100000", "save_interval_ephemeral=null"];
+    let mut child = Command::new("sh")
+        .args(["-c", "trap '' HUP; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_olmo"), "train"])
+        .arg("--json")
+        .arg(config)
+        .args(endless)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let pid = child.id().to_string();
+    let send = |signal: &str| {
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    };
+    lines.next().unwrap().unwrap();
+    send("-HUP");
+    assert_eq!(lines.by_ref().take(N_MORE).count(), N_MORE);
+    send("-TERM");
+    lines.for_each(drop);
+    let output = child.wait_with_output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert_eq!(message.matches("stopping;").count(), 1, "{message}");
+}
+
 #[cfg(unix)]
 #[test]
 fn a_request_to_terminate_saves() {
