@@ -40,7 +40,7 @@ pub(crate) struct Chat {
     #[arg(long, value_name = "DIR|REPO")]
     model: PathBuf,
     /// What the model is told before the conversation
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     system: Option<String>,
     /// Jinja template of the conversation, in place of the model's own
     #[arg(long = "chat-template", value_name = "FILE")]

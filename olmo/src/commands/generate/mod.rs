@@ -54,7 +54,7 @@ pub(crate) struct Generate {
     #[arg(long, value_name = "N", default_value_t = 1)]
     batch_size: usize,
     /// End where this text appears, and leave it out; can be given more than once
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     stop: Vec<String>,
     /// End after this token, as after an end-of-text token; can be given more than once
     #[arg(long, value_name = "ID")]

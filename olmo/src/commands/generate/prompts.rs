@@ -15,7 +15,7 @@ use crate::input;
 #[group(required = true, multiple = false)]
 pub(super) struct Prompts {
     /// Text to continue; can be given more than once
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: Vec<String>,
     /// Texts to continue: JSONL of strings or of objects with "prompt" or "text"; in a file of
     /// another name than *.jsonl, one a line
