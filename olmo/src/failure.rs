@@ -40,7 +40,12 @@ pub(crate) fn told(error: &anyhow::Error, between: &str) -> String {
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
-    if error.chain().any(is_runtime) { RUNTIME } else { INPUT }
+    if is_of_the_machine(error) { RUNTIME } else { INPUT }
+}
+
+/// Whether it is the machine that failed, and not the input that is wrong.
+pub(crate) fn is_of_the_machine(error: &anyhow::Error) -> bool {
+    error.chain().any(is_runtime)
 }
 
 fn is_runtime(error: &(dyn StdError + 'static)) -> bool {
