@@ -89,6 +89,10 @@ const NAME: &str = "chat_template";
 /// A template comes from elsewhere: it may not ask for memory without end.
 const MAX_INDENT: usize = 64;
 
+/// Nor may it go on without end: instructions, and parts of 64 bytes that it writes or looks through. The
+/// templates that we compare with transformers take fewer than 50 for a message of a line.
+const FUEL: u64 = 20_000_000;
+
 impl ChatTemplate {
     /// A template from its source; `origin` is for errors.
     ///
@@ -105,6 +109,7 @@ impl ChatTemplate {
         environment.add_filter("tojson", to_json);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
+        environment.set_fuel(Some(FUEL));
         let added = environment.add_template_owned(NAME, without_generation_tags(source));
         added.map_err(|error| failure(&origin, &error))?;
         Ok(Self { environment, origin, special_tokens: BTreeMap::new() })
@@ -153,7 +158,8 @@ impl ChatTemplate {
     ///
     /// # Errors
     ///
-    /// [`Error::ChatTemplate`] with what the template objects to, such as a role it does not know.
+    /// [`Error::ChatTemplate`] with what the template objects to, such as a role it does not know, and
+    /// where it does not come to an end.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
         let failed = |error| failure(&self.origin, &error);
         let variables = context! {
@@ -214,6 +220,9 @@ impl TokenizerConfig {
 
 fn failure(origin: &str, error: &minijinja::Error) -> Error {
     let reason = match error.detail() {
+        _ if error.kind() == ErrorKind::OutOfFuel => {
+            format!("it does not come to an end within {FUEL} steps")
+        }
         Some(detail) => match error.line() {
             Some(line) => format!("line {line}: {detail}"),
             None => detail.to_owned(),

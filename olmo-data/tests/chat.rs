@@ -103,3 +103,37 @@ fn where_templates_are() {
     let missing = ChatTemplate::from_file("no/such.jinja", empty.path());
     assert!(matches!(missing, Err(Error::Io { .. })));
 }
+
+#[test]
+fn a_template_without_an_end_is_refused() {
+    let rendered = |source: &str| {
+        let template = ChatTemplate::new(source, "the test").expect("it is Jinja");
+        template.render(&[Message::new("user", "x")], true)
+    };
+    let long = "{% for i in range(99999) %}";
+    let endless = format!("{long}{long}{{% endfor %}}{{% endfor %}}");
+    let grows =
+        format!("{{% set n = namespace(x='x') %}}{long}{{% set n.x = n.x ~ n.x %}}{{% endfor %}}");
+    for source in [endless.as_str(), grows.as_str(), "{{ 'x' * 9999999999 }}"] {
+        let error = rendered(source).expect_err("it never ends").to_string();
+        assert!(error.contains("the test") && error.contains("to an end within"), "{error}");
+    }
+    assert!(rendered(&format!("{long}x{{% endfor %}}")).is_ok());
+}
+
+/// More messages than fit into the longest context of OLMo.
+#[test]
+fn a_long_conversation_is_not_refused() {
+    let Golden { templates, special_tokens, .. } = golden();
+    let roles = ["user", "assistant"].into_iter().cycle();
+    let messages: Vec<Message> =
+        roles.take(100_000).map(|role| Message::new(role, "What is said in a line.")).collect();
+    for (name, source) in templates {
+        let folder = folder(&special_tokens);
+        fs::write(folder.path().join("chat_template.jinja"), source).expect("written");
+        let chat = ChatTemplate::from_folder(folder.path()).expect("sound").expect("there");
+        if let Err(error) = chat.render(&messages, true) {
+            panic!("{name}: {error}");
+        }
+    }
+}

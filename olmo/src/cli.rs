@@ -116,6 +116,21 @@ mod tests {
     }
 
     #[test]
+    fn a_text_may_begin_with_hyphens() {
+        let verbs = [
+            ["olmo", "generate", "--model", "m", "--prompt", "- a list", "--stop", "---"],
+            ["olmo", "generate", "--model", "m", "--prompt", "a", "--stop", "-->"],
+            ["olmo", "chat", "--model", "m", "--seed", "1", "--system", "- be brief"],
+        ];
+        for arguments in verbs {
+            let command = with_negative_values(Cli::command());
+            if let Err(error) = command.try_get_matches_from(arguments) {
+                panic!("{arguments:?}: {error}");
+            }
+        }
+    }
+
+    #[test]
     fn the_command_line_is_sound_and_every_verb_has_an_example() {
         let command = Cli::command();
         command.clone().debug_assert();

@@ -9,7 +9,7 @@ use olmo_hub::error::FolderProblem;
 use crate::output;
 
 /// Of the machine: disk, network, memory, numbers.
-const RUNTIME: u8 = 1;
+pub(crate) const RUNTIME: u8 = 1;
 /// Of the user: a flag, a configuration, the content of a file. Also what clap exits with.
 const INPUT: u8 = 2;
 
@@ -40,7 +40,12 @@ pub(crate) fn told(error: &anyhow::Error, between: &str) -> String {
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
-    if error.chain().any(is_runtime) { RUNTIME } else { INPUT }
+    if is_of_the_machine(error) { RUNTIME } else { INPUT }
+}
+
+/// Whether it is the machine that failed, and not the input that is wrong.
+pub(crate) fn is_of_the_machine(error: &anyhow::Error) -> bool {
+    error.chain().any(is_runtime)
 }
 
 fn is_runtime(error: &(dyn StdError + 'static)) -> bool {
@@ -77,6 +82,7 @@ fn is_runtime(error: &(dyn StdError + 'static)) -> bool {
     error.is::<ctrlc::Error>()
         || error.is::<crate::memory::OutOfMemory>()
         || error.is::<crate::commands::train::Stopped>()
+        || error.is::<crate::interrupt::Interrupted>()
 }
 
 fn is_runtime_data(error: &olmo_data::Error) -> bool {

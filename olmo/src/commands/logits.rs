@@ -9,13 +9,16 @@ use olmo_model::{Transformer, token_tensor};
 
 use crate::device::DeviceName;
 use crate::input;
+use crate::interrupt::{Interrupt, Interrupted};
 use crate::weights::{self, Weights};
 
 /// Write the logits of the token after each token
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   echo '[[510, 5347, 273], [1, 2, 3]]' > tokens.json
-  olmo logits --model OLMo-2-0425-1B --tokens tokens.json --out logits.safetensors")]
+  olmo logits --model OLMo-2-0425-1B --tokens tokens.json --out logits.safetensors
+
+Ctrl-C leaves nothing behind.")]
 pub(crate) struct Logits {
     /// Folder of the model, or a repository of the Hub, owner/name[@revision]
     #[arg(long, value_name = "DIR|REPO")]
@@ -45,9 +48,13 @@ impl Logits {
         let model = weights::load(&folder, device, self.weights)?;
         let shape = vec![rows.len(), seq, vocab_size];
         let spec = TensorSpec { name: "logits".to_owned(), dtype: Dtype::F32, shape };
+        let interrupt = Interrupt::listen()?;
         // Row by row, so that only the logits of one are held.
         write_tensors_in_parts(&self.out, &[spec], &[], |_, put| -> Result<()> {
             for row in &rows {
+                if interrupt.is_asked() {
+                    return Err(Interrupted.into());
+                }
                 put(&logits(&model, row)?)?;
             }
             Ok(())

@@ -1,20 +1,22 @@
 //! `olmo verify`: whether a model folder is sound, and whether two are one model.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 use olmo_hub::{Comparison, Layout, ModelFolder, TensorDifference, Verification};
 use serde::Serialize;
 
 use crate::device::DeviceName;
 use crate::weights::QuantizationName;
-use crate::{input, output, progress};
+use crate::{failure, input, output, progress};
 
 /// Check every file, tensor and value of a model, and digest its weights
 ///
 /// The digest does not depend on names, shards or the dtype of the files: two forms of a model have
-/// the same. Every problem is printed; where there is one, the exit code is 2.
+/// the same. Every problem is printed; where there is one, the exit code is 2, or 1 where a file cannot
+/// be read.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   olmo verify OLMo-2-0425-1B
@@ -35,15 +37,16 @@ pub(crate) struct Verify {
     json: bool,
 }
 
-#[derive(Debug, Serialize)]
+/// What was found; of a folder whose configuration cannot be read, only its problem.
+#[derive(Debug, Default, Serialize)]
 struct Report {
     sound: bool,
     problems: Vec<String>,
     digest: Option<String>,
-    tensors: usize,
-    parameters: usize,
-    dtype: String,
-    layout: &'static str,
+    tensors: Option<usize>,
+    parameters: Option<usize>,
+    dtype: Option<String>,
+    layout: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     against: Option<Difference>,
 }
@@ -68,10 +71,14 @@ struct Row {
 impl Verify {
     pub(crate) fn run(&self, device: DeviceName) -> Result<()> {
         let dir = input::model_dir(&self.model)?;
-        let n_elements = ModelFolder::read_config(&dir)?.model.n_parameters() as u64;
-        let bar = progress::values(n_elements, "checking");
-        let found = olmo_hub::verify(&dir, |n| bar.inc(n))?;
-        bar.finish_and_clear();
+        let found = check(&dir).inspect_err(|error| {
+            if self.json {
+                let problems = vec![error.to_string()];
+                // The error is told in any case.
+                let _ = output::json(&Report { problems, ..Report::default() });
+            }
+        })?;
+        let n_elements = found.n_elements as u64;
         let quantized = self.quantize.map(|quantization| {
             let bar = progress::values(n_elements, "comparing");
             let (folder, device) = (ModelFolder::open(&dir)?, device.open()?);
@@ -98,10 +105,31 @@ impl Verify {
         }
         if n_problems > 0 {
             let problems = if n_problems == 1 { "problem" } else { "problems" };
-            bail!("{} has {n_problems} {problems}", dir.display());
+            let told = format!("{} has {n_problems} {problems}", dir.display());
+            return Err(match unreadable(&dir) {
+                Some(error) => error.context(told),
+                None => anyhow!(told),
+            });
         }
         Ok(())
     }
+}
+
+/// Reads everything, under a bar.
+fn check(dir: &Path) -> Result<Verification, olmo_hub::Error> {
+    let n_elements = ModelFolder::read_config(dir)?.model.n_parameters() as u64;
+    let bar = progress::values(n_elements, "checking");
+    let found = olmo_hub::verify(dir, |n| bar.inc(n))?;
+    bar.finish_and_clear();
+    Ok(found)
+}
+
+/// What keeps files of a folder from being read, where it is the machine and not the model.
+fn unreadable(dir: &Path) -> Option<anyhow::Error> {
+    let weights = ModelFolder::open(dir).map(drop).map_err(anyhow::Error::from);
+    let path = dir.join("tokenizer.json");
+    let tokenizer = File::open(&path).map(drop).with_context(|| path.display().to_string());
+    [weights, tokenizer].into_iter().filter_map(Result::err).find(failure::is_of_the_machine)
 }
 
 impl Report {
@@ -123,15 +151,15 @@ impl Report {
             sound: found.problems.is_empty(),
             problems: found.problems,
             digest: found.digest,
-            tensors: found.n_parameters,
-            parameters: found.n_elements,
-            dtype: found.dtype.to_string(),
-            layout: match found.layout {
+            tensors: Some(found.n_parameters),
+            parameters: Some(found.n_elements),
+            dtype: Some(found.dtype.to_string()),
+            layout: Some(match found.layout {
                 Layout::HuggingFace => "Hugging Face",
                 Layout::PackedExperts => "Hugging Face, experts packed",
                 Layout::Original => "ai2-olmo",
                 Layout::Core => "OLMo-core",
-            },
+            }),
             against,
         }
     }
@@ -140,9 +168,15 @@ impl Report {
         for problem in &self.problems {
             output::line(format!("problem: {problem}"))?;
         }
-        output::line(format!("parameters  {}", output::grouped(self.parameters as u64)))?;
-        output::line(format!("tensors     {}, by the names of {}", self.tensors, self.layout))?;
-        output::line(format!("dtype       {}", self.dtype))?;
+        if let Some(parameters) = self.parameters {
+            output::line(format!("parameters  {}", output::grouped(parameters as u64)))?;
+        }
+        if let (Some(tensors), Some(layout)) = (self.tensors, self.layout) {
+            output::line(format!("tensors     {tensors}, by the names of {layout}"))?;
+        }
+        if let Some(dtype) = &self.dtype {
+            output::line(format!("dtype       {dtype}"))?;
+        }
         if let Some(digest) = &self.digest {
             output::line(format!("digest      {digest}"))?;
         }

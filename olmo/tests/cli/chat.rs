@@ -40,10 +40,24 @@ impl Fixture {
         Self { folder, tokenizer, model }
     }
 
-    fn chat(&self, input: &str, extra: &[&str]) -> assert_cmd::assert::Assert {
+    fn chat(&self, input: impl Into<Vec<u8>>, extra: &[&str]) -> assert_cmd::assert::Assert {
         let n = N_NEW.to_string();
         let base = ["chat", "--model", text(self.folder.path()), "--max-new-tokens", &n];
         olmo(base.iter().chain(extra)).write_stdin(input).assert()
+    }
+
+    /// A chat that can be talked with while it runs.
+    #[cfg(unix)]
+    fn begin(&self, extra: &[&str]) -> std::process::Child {
+        use std::process::{Command, Stdio};
+        Command::new(env!("CARGO_BIN_EXE_olmo"))
+            .args(["chat", "--model", text(self.folder.path())])
+            .args(extra)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
     }
 
     fn prompt(&self, messages: &[Message]) -> Vec<u32> {
@@ -70,6 +84,14 @@ impl Fixture {
     }
 }
 
+/// What is printed where a line was refused and the rest was not.
+#[track_caller]
+fn refused(assert: assert_cmd::assert::Assert) -> (String, String) {
+    let output = assert.code(2).get_output().clone();
+    (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[track_caller]
 fn output_of(assert: assert_cmd::assert::Assert) -> (String, String) {
     let output = assert.success().get_output().clone();
     (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
@@ -118,7 +140,8 @@ fn commands() {
         text(&file),
         text(&fixture.folder.path().join("no/such/folder/talk.jsonl")),
     );
-    let (stdout, stderr) = output_of(fixture.chat(&input, &[]));
+    // A script that said what there is not is told at the end.
+    let (stdout, stderr) = refused(fixture.chat(input.as_str(), &[]));
     assert_eq!(stdout, format!("{alone}\n{alone}\n{briefly}\nsaved {}\n", text(&file)));
     let saved: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
     let mut messages = json!(with_system);
@@ -127,6 +150,7 @@ fn commands() {
     let complaints: Vec<&str> = stderr.lines().collect();
     assert!(complaints[0].contains("no command /sytem"), "{stderr}");
     assert!(complaints[1].contains("talk.jsonl"), "{stderr}");
+    assert!(complaints[2].starts_with("error: 2 lines were refused"), "{stderr}");
     let (stdout, _) = output_of(fixture.chat("hello", &["--system", "be brief"]));
     assert_eq!(stdout, format!("{briefly}\n"));
     assert!(output_of(fixture.chat("/help\n", &[])).0.contains("/save FILE"));
@@ -156,7 +180,7 @@ fn what_cannot_be_talked_about() {
     let fixture = Fixture::new();
     // Too long for the room, then a message that fits.
     let input = format!("{}\nhello\n", "long ".repeat(60));
-    let (stdout, stderr) = output_of(fixture.chat(&input, &["--context", "60"]));
+    let (stdout, stderr) = refused(fixture.chat(input.as_str(), &["--context", "60"]));
     let answer = fixture.answer(&[Message::new("user", "hello")], Sampling::greedy(), N_NEW).1;
     assert_eq!(stdout, format!("{answer}\n"));
     assert!(stderr.contains("there is room for 60") && stderr.contains("/reset"), "{stderr}");
@@ -175,8 +199,63 @@ fn what_cannot_be_talked_about() {
     let strict =
         "{% if messages[0].content == 'hello' %}{{ raise_exception('say please') }}{% endif %}x";
     let strict = write(&fixture.folder, "strict.jinja", strict);
-    let (_, stderr) = output_of(fixture.chat("hello\n", &["--chat-template", text(&strict)]));
+    let (_, stderr) = refused(fixture.chat("hello\n", &["--chat-template", text(&strict)]));
     assert!(stderr.contains("strict.jinja") && stderr.contains("say please"), "{stderr}");
     fs::remove_file(fixture.folder.path().join("chat_template.jinja")).unwrap();
     fails(&[], "give one with --chat-template FILE");
+}
+
+/// A message that is no text is left out as a whole, and what was said before it stays.
+#[test]
+fn bytes_that_are_no_text() {
+    let fixture = Fixture::new();
+    let input = b"hello\n\xff what?\na \\\n\xe7\x94 \\\nfox\nwhat?\n".to_vec();
+    let (stdout, stderr) = refused(fixture.chat(input, &[]));
+    assert_eq!(stdout, output_of(fixture.chat("hello\nwhat?\n", &[])).0);
+    let complaints: Vec<&str> = stderr.lines().collect();
+    assert!(complaints[0].contains("no UTF-8 at its byte 1,"), "{stderr}");
+    assert!(complaints[1].contains("no UTF-8 at its byte 4,"), "{stderr}");
+    assert!(complaints[2].starts_with("error: 2 lines were refused"), "{stderr}");
+}
+
+#[test]
+fn a_conversation_is_saved_at_home() {
+    let fixture = Fixture::new();
+    let home = fixture.folder.path().join("home");
+    fs::create_dir(&home).unwrap();
+    let mut command =
+        olmo(["chat", "--model", text(fixture.folder.path()), "--max-new-tokens", "2"]);
+    command.env("HOME", &home).write_stdin("hello\n/save ~/talk.jsonl\n").assert().success();
+    assert!(home.join("talk.jsonl").is_file());
+}
+
+/// One signal is enough, whether it waits for a message or answers one.
+#[test]
+#[cfg(unix)]
+fn a_signal_ends_a_chat_through_a_pipe() {
+    use std::io::{Read as _, Write as _};
+    use std::thread;
+    use std::time::Duration;
+    let fixture = Fixture::new();
+    for (signal, line) in [("-TERM", "/help\n"), ("-HUP", "/help\n"), ("-INT", "hello\n")] {
+        let mut child = fixture.begin(&["--max-new-tokens", "390"]);
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(line.as_bytes()).unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        let pid = child.id().to_string();
+        let sent = std::process::Command::new("kill").args([signal, &pid]).status().unwrap();
+        assert!(sent.success());
+        // Standard input stays open until it has ended.
+        let ended = (0..600).any(|_| {
+            thread::sleep(Duration::from_millis(50));
+            child.try_wait().unwrap().is_some()
+        });
+        if !ended {
+            child.kill().unwrap();
+        }
+        let output = child.wait_with_output().unwrap();
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{signal} {message}");
+        assert!(message.ends_with("error: stopped on request\n"), "{message}");
+    }
 }

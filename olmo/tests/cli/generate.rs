@@ -169,3 +169,32 @@ fn beams() {
     let sum = four["beams"][0][0]["score"].as_f64().unwrap();
     assert!((mean["beams"][0][0]["score"].as_f64().unwrap() - sum / 10.0).abs() < 1e-6);
 }
+
+/// As long a context as there is can be measured, and no longer one.
+#[test]
+fn benches_fill_the_context() {
+    // Of 128 tokens.
+    let model = model("olmo2-gqa");
+    let bench = |arguments: &[&str]| {
+        let base = ["bench", arguments[0], "--model", text(&model), "--repeat", "1", "--json"];
+        olmo(base.iter().chain(&arguments[1..])).assert()
+    };
+    for arguments in [
+        ["prefill", "--tokens", "128"].as_slice(),
+        &["decode", "--context", "100", "--tokens", "28"],
+        &["decode", "--context", "1", "--tokens", "127"],
+        &["decode", "--context", "127", "--tokens", "1"],
+    ] {
+        let report = bench(arguments).success().get_output().stdout.clone();
+        let report: Value = serde_json::from_slice(&report).unwrap();
+        assert!(report["tokens_per_second"].as_f64().unwrap() > 0.0, "{report}");
+    }
+    let refused = |arguments: &[&str], told: &str| {
+        let message = bench(arguments).code(2).get_output().stderr.clone();
+        let message = String::from_utf8(message).unwrap();
+        assert!(message.contains(told) && message.contains("context of 128"), "{message}");
+    };
+    refused(&["prefill", "--tokens", "129"], "--tokens is 129,");
+    let told = "--context 100 and --tokens 29 make 129,";
+    refused(&["decode", "--context", "100", "--tokens", "29"], told);
+}

@@ -150,6 +150,67 @@ fn a_run_killed_again_and_again_ends_with_the_same_bits() {
 
 #[cfg(unix)]
 #[test]
+fn logits_that_are_given_up_leave_nothing_behind() {
+    let folder = TempDir::new().unwrap();
+    let tokens = folder.path().join("tokens.json");
+    fs::write(&tokens, serde_json::json!(vec![vec![5; 128]; 20_000]).to_string()).unwrap();
+    let out = folder.path().join("out");
+    fs::create_dir(&out).unwrap();
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/hf/olmo2-gqa");
+    let child = Command::new(env!("CARGO_BIN_EXE_olmo"))
+        .args(["logits", "--model", model, "--tokens", tokens.to_str().unwrap(), "--out"])
+        .arg(out.join("logits.safetensors"))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Once it is written to.
+    let is_begun = || fs::read_dir(&out).unwrap().next().is_some();
+    while !is_begun() {
+        thread::sleep(Duration::from_millis(5));
+    }
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(!is_begun(), "{message}");
+}
+
+/// As under `nohup`, whose reader has logged out; what is not ignored still ends the run.
+#[cfg(unix)]
+#[test]
+fn a_signal_that_was_ignored_stays_so() {
+    const N_MORE: usize = 50;
+    let folder = TempDir::new().unwrap();
+    let config = write_config(folder.path());
+    let endless = ["max_duration=100000", "save_interval=100000", "save_interval_ephemeral=null"];
+    let mut child = Command::new("sh")
+        .args(["-c", "trap '' HUP; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_olmo"), "train"])
+        .arg("--json")
+        .arg(config)
+        .args(endless)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let pid = child.id().to_string();
+    let send = |signal: &str| {
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    };
+    lines.next().unwrap().unwrap();
+    send("-HUP");
+    assert_eq!(lines.by_ref().take(N_MORE).count(), N_MORE);
+    send("-TERM");
+    lines.for_each(drop);
+    let output = child.wait_with_output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert_eq!(message.matches("stopping;").count(), 1, "{message}");
+}
+
+#[cfg(unix)]
+#[test]
 fn a_request_to_terminate_saves() {
     let folder = TempDir::new().unwrap();
     let config = write_config(folder.path());

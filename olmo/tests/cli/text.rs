@@ -87,6 +87,32 @@ fn text_is_what_the_tokens_say_and_stops_where_asked() {
     assert_eq!(stdout(run(&["--stop", &unending])), format!("{generated}\n"));
 }
 
+/// A special token has no text where it comes, and ends it all the same.
+#[test]
+fn a_special_token_is_a_stop_text() {
+    const PADDING: &str = "<|padding|>";
+    let fixture = Fixture::new();
+    let id = fixture.tokenizer.token_to_id(PADDING).unwrap();
+    let run = |seed: u32, extra: &[&str]| {
+        let seed = seed.to_string();
+        let sampled = ["--json", "--ignore-eos", "--temperature", "1.5", "--seed", &seed];
+        json_of(fixture.arguments(&[&sampled, extra].concat()))
+    };
+    // A draw in whose middle that token comes.
+    let (seed, at) = (0..60)
+        .find_map(|seed| {
+            let tokens = run(seed, &[])["tokens"][0].clone();
+            let at = tokens.as_array().unwrap().iter().position(|token| *token == id)?;
+            Some((seed, at))
+        })
+        .expect("it comes in one of the draws");
+    let (all, stopped) = (run(seed, &[]), run(seed, &["--stop", PADDING]));
+    let tokens = all["tokens"][0].as_array().unwrap();
+    assert_eq!(stopped["tokens"][0], json!(tokens[..=at]));
+    assert_eq!(stopped["text"][0], fixture.decode(&json!(tokens[..at])));
+    assert_eq!((&all["stopped"][0], &stopped["stopped"][0]), (&json!("length"), &json!("stop")));
+}
+
 #[test]
 fn prompts_come_from_the_command_line_and_from_files() {
     let fixture = Fixture::new();
@@ -111,6 +137,12 @@ fn prompts_come_from_the_command_line_and_from_files() {
     assert_eq!(expected["text"].as_array().unwrap().len(), 3);
     assert_eq!(run(&["--prompts", text(&jsonl)]), expected);
     assert_eq!(run(&["--prompts", text(&plain), "--batch-size", "2"]), expected);
+    // As an editor of Windows saves them.
+    for (name, other) in [("marked.JSONL", &jsonl), ("marked.txt", &plain)] {
+        let bytes = [b"\xef\xbb\xbf".as_slice(), &fs::read(other).unwrap()].concat();
+        let marked = write(&fixture.folder, name, bytes);
+        assert_eq!(run(&["--prompts", text(&marked)]), expected, "{name}");
+    }
     // Without --json, a line says which row follows, whether it is printed as it comes or when it is there.
     let texts: Vec<&str> =
         expected["text"].as_array().unwrap().iter().filter_map(Value::as_str).collect();

@@ -74,13 +74,46 @@ fn fewer_bits_are_further_apart() {
     olmo(both).assert().code(2);
 }
 
-#[test]
-fn every_problem_is_printed_and_the_code_is_2() {
+/// A copy of a model, to be damaged.
+fn copy() -> tempfile::TempDir {
     let scratch = tempfile::tempdir().unwrap();
     for entry in fs::read_dir(model("olmo2")).unwrap() {
         let entry = entry.unwrap();
         fs::copy(entry.path(), scratch.path().join(entry.file_name())).unwrap();
     }
+    scratch
+}
+
+/// The machine fails, and not the model; a socket can be opened by nobody, also not by root.
+#[test]
+#[cfg(unix)]
+fn a_file_that_cannot_be_read_is_the_machines() {
+    use std::os::unix::net::UnixListener;
+    for name in ["model.safetensors", "tokenizer.json", "config.json"] {
+        let scratch = copy();
+        let path = scratch.path().join(name);
+        let _ = fs::remove_file(&path);
+        let _socket = UnixListener::bind(&path).unwrap();
+        let verify = olmo(["verify", text(scratch.path()), "--json"]).assert().code(1);
+        let report: Value = serde_json::from_slice(&verify.get_output().stdout).unwrap();
+        let told = report["problems"].to_string();
+        assert!(report["sound"] == false && told.contains(name), "{told}");
+    }
+}
+
+#[test]
+fn a_broken_configuration_is_told_as_json() {
+    let scratch = copy();
+    fs::write(scratch.path().join("config.json"), "{").unwrap();
+    let verify = olmo(["verify", text(scratch.path()), "--json"]).assert().code(2);
+    let report: Value = serde_json::from_slice(&verify.get_output().stdout).unwrap();
+    assert!(report["sound"] == false && report["tensors"].is_null(), "{report}");
+    assert!(report["problems"][0].as_str().unwrap().contains("config.json is not the JSON"));
+}
+
+#[test]
+fn every_problem_is_printed_and_the_code_is_2() {
+    let scratch = copy();
     let config = scratch.path().join("config.json");
     let wrong = fs::read_to_string(&config).unwrap();
     let at = wrong.find("\"num_hidden_layers\": ").unwrap() + 21;

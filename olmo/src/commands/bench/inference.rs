@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use olmo_hub::ModelFolder;
 use olmo_model::{Costs, ModelConfig, Parameter, Role, Sampling, Transformer};
@@ -34,7 +34,7 @@ pub(crate) struct Prefill {
 pub(crate) struct Decode {
     #[command(flatten)]
     model: ModelArgs,
-    /// Tokens that are there before the first new one
+    /// Tokens that are there before the first that is timed
     #[arg(long, value_name = "N", default_value_t = 128)]
     context: usize,
     /// New tokens that are timed
@@ -77,12 +77,14 @@ struct Report {
 impl Prefill {
     pub(crate) fn run(&self, device: DeviceName) -> Result<()> {
         ensure!(self.tokens > 0, "--tokens is 0, expected at least 1");
-        let (folder, model) = self.model.open(device, self.tokens.saturating_add(1))?;
+        let (folder, model) = self.model.open(device, |limit| {
+            (self.tokens > limit).then(|| format!("--tokens is {}, more than", self.tokens))
+        })?;
         let prompt = prompt(&model, self.tokens);
         let mut best = f64::INFINITY;
         for _ in 0..self.model.repeat {
-            let mut generator =
-                model.generate_up_to(&prompt, Sampling::greedy(), self.tokens + 1)?;
+            // The token that follows takes no place.
+            let mut generator = model.generate_up_to(&prompt, Sampling::greedy(), self.tokens)?;
             let start = Instant::now();
             generator.next().context("the prompt has no continuation")??;
             best = best.min(start.elapsed().as_secs_f64());
@@ -97,14 +99,20 @@ impl Decode {
     pub(crate) fn run(&self, device: DeviceName) -> Result<()> {
         ensure!(self.context > 0, "--context is 0, expected at least 1");
         ensure!(self.tokens > 0, "--tokens is 0, expected at least 1");
-        let n_all = self.context.saturating_add(self.tokens).saturating_add(2);
-        let (folder, model) = self.model.open(device, n_all)?;
-        let prompt = prompt(&model, self.context);
+        let n_all = self.context.saturating_add(self.tokens);
+        let (folder, model) = self.model.open(device, |limit| {
+            let Self { context, tokens, .. } = self;
+            let told =
+                || format!("--context {context} and --tokens {tokens} make {n_all}, more than");
+            (n_all > limit).then(told)
+        })?;
+        // The last token before those that are timed is run alone, as they are.
+        let prompt = prompt(&model, (self.context - 1).max(1));
+        let n_before = self.context.min(2);
         let mut best = f64::INFINITY;
         for _ in 0..self.model.repeat {
             let mut generator = model.generate_up_to(&prompt, Sampling::greedy(), n_all)?;
-            // The prompt, and a first token of this length.
-            for _ in 0..2 {
+            for _ in 0..n_before {
                 generator.next().context("the context is full")??;
             }
             let start = Instant::now();
@@ -120,14 +128,18 @@ impl Decode {
 }
 
 impl ModelArgs {
-    fn open(&self, device: DeviceName, n_tokens: usize) -> Result<(ModelFolder, Transformer)> {
+    /// Loads the model; `too_long` says what is more than its context.
+    fn open(
+        &self,
+        device: DeviceName,
+        too_long: impl FnOnce(usize) -> Option<String>,
+    ) -> Result<(ModelFolder, Transformer)> {
         ensure!(self.repeat > 0, "--repeat is 0, expected at least 1");
         let folder = input::model_folder(&self.model)?;
         let limit = folder.model_config().max_sequence_length;
-        ensure!(
-            n_tokens <= limit,
-            "{n_tokens} tokens are more than the model's context of {limit}"
-        );
+        if let Some(what) = too_long(limit) {
+            bail!("{what} the model's context of {limit}");
+        }
         let model = weights::load(&folder, device, self.weights)?;
         Ok((folder, model))
     }

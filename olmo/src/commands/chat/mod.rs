@@ -2,24 +2,28 @@
 
 mod conversation;
 mod line;
+mod refused;
 
+use std::env;
 use std::io::{self, BufRead as _, IsTerminal as _};
 use std::path::{Path, PathBuf};
+use std::str;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use clap::Args;
 use olmo_data::{ChatTemplate, SpecialTokens, Tokenizer};
 use olmo_hub::ModelFolder;
 
 use self::conversation::{Answer, Conversation, Rules};
 use self::line::Line;
+use self::refused::Refused;
 use crate::device::DeviceName;
 use crate::input;
 use crate::interrupt::Interrupt;
+use crate::output;
 use crate::sampling::SamplingOptions;
 use crate::weights::{self, Weights};
-use crate::{failure, output};
 
 /// Talk with a model
 #[derive(Debug, Args)]
@@ -28,14 +32,15 @@ use crate::{failure, output};
   olmo chat --model OLMo-2-0425-1B-Instruct --system \"Answer in one sentence.\"
   echo \"What is the capital of France?\" | olmo chat --model OLMo-2-0425-1B-Instruct
 
-Each line is a message; a line that ends in \\ goes on in the next. Ctrl-C ends an answer.
-/help lists the commands, /exit ends the conversation.")]
+Each line is a message; a line that ends in \\ goes on in the next. Ctrl-C ends an answer,
+and at the prompt the conversation. Through a pipe it ends both, lines that are refused do not, and the
+exit code tells of them. /help lists the commands, /exit ends the conversation.")]
 pub(crate) struct Chat {
     /// Folder of the model, or a repository of the Hub, owner/name[@revision]
     #[arg(long, value_name = "DIR|REPO")]
     model: PathBuf,
     /// What the model is told before the conversation
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     system: Option<String>,
     /// Jinja template of the conversation, in place of the model's own
     #[arg(long = "chat-template", value_name = "FILE")]
@@ -87,20 +92,32 @@ impl Chat {
         if is_terminal {
             output::line("/help lists the commands, /exit ends.")?;
         }
-        while let Some(line) = next_line(is_terminal)? {
-            interrupt.clear();
-            match Line::parse(&line) {
+        let mut refused = Refused::default();
+        while let Some(line) = interrupt.wait(|| next_line(is_terminal))? {
+            match parsed(&line) {
                 Line::Empty => {}
                 Line::Exit => break,
                 Line::Help => output::line(HELP)?,
                 Line::Reset => conversation.reset(),
                 Line::System(text) => conversation.set_system(text),
-                Line::Save(path) => save(&conversation, Path::new(path))?,
-                Line::Wrong(complaint) => output::complain(&complaint),
-                Line::Message(text) => self.answer(&mut conversation, text, &interrupt)?,
+                Line::Save(path) => match conversation.save(&at_home(path)) {
+                    Ok(()) => output::line(format!("saved {}", at_home(path).display()))?,
+                    // Whoever talks should not lose the conversation to a wrong path.
+                    Err(error) => refused.push(error),
+                },
+                Line::Wrong(complaint) => refused.push(anyhow!(complaint)),
+                Line::Message(text) => {
+                    if let Err(refusal) = self.answer(&mut conversation, text, &interrupt)? {
+                        refused.push(anyhow!(refusal));
+                    }
+                }
+            }
+            if is_terminal {
+                // It was the answer that was to end.
+                interrupt.clear();
             }
         }
-        Ok(())
+        if is_terminal { Ok(()) } else { refused.result() }
     }
 
     fn template(&self, folder: &ModelFolder) -> Result<ChatTemplate> {
@@ -118,39 +135,44 @@ impl Chat {
         })
     }
 
+    /// Prints an answer. The inner error is why there is none; the conversation is then as it was.
     fn answer(
         &self,
         conversation: &mut Conversation<'_>,
         message: &str,
         interrupt: &Interrupt,
-    ) -> Result<()> {
+    ) -> Result<Result<(), String>> {
         let start = Instant::now();
-        let answer = match conversation.answer(message, interrupt)? {
-            Ok(answer) => answer,
-            Err(refusal) => {
-                // The conversation is as it was before the message.
-                output::complain(&refusal);
-                return Ok(());
-            }
-        };
-        if self.verbose {
-            let Answer { kept, run, new } = answer;
+        let answer = conversation.answer(message, interrupt)?;
+        if let Ok(Answer { kept, run, new }) = answer
+            && self.verbose
+        {
             let seconds = start.elapsed().as_secs_f64();
             output::complain(&format!(
                 "{kept} tokens kept, {run} run, {new} new in {seconds:.1} s"
             ));
         }
-        Ok(())
+        Ok(answer.map(|_| ()))
     }
 }
 
-/// Whoever talks should not lose the conversation to a wrong path.
-fn save(conversation: &Conversation<'_>, path: &Path) -> Result<()> {
-    match conversation.save(path) {
-        Ok(()) => output::line(format!("saved {}", path.display()))?,
-        Err(error) => output::complain(&failure::told(&error, ": ")),
+/// What a line asks for, which has to be text.
+fn parsed(line: &[u8]) -> Line<'_> {
+    str::from_utf8(line).map_or_else(
+        |error| {
+            let byte = error.valid_up_to() + 1;
+            Line::Wrong(format!("the message is no UTF-8 at its byte {byte}, and is left out"))
+        },
+        Line::parse,
+    )
+}
+
+/// A path as a shell reads it, which is not asked here.
+fn at_home(path: &str) -> PathBuf {
+    match (path.strip_prefix("~/"), env::var_os("HOME")) {
+        (Some(rest), Some(home)) if !home.is_empty() => Path::new(&home).join(rest),
+        _ => PathBuf::from(path),
     }
-    Ok(())
 }
 
 /// The tokens that end an answer: those of the model, and the one that the template puts there.
@@ -168,23 +190,26 @@ fn ends(folder: &ModelFolder, tokenizer: &Tokenizer, template: &ChatTemplate) ->
 }
 
 /// The next message, of one line or of several that end in a backslash; `None` at the end.
-fn next_line(is_terminal: bool) -> Result<Option<String>> {
-    let mut message = String::new();
+fn next_line(is_terminal: bool) -> Result<Option<Vec<u8>>> {
+    let mut message = Vec::new();
     loop {
         if is_terminal {
             output::piece(if message.is_empty() { "> " } else { "… " })?;
         }
-        let mut line = String::new();
-        let n = io::stdin().lock().read_line(&mut line).context("cannot read the message")?;
-        if n == 0 {
+        let mut bytes = Vec::new();
+        let read = io::stdin().lock().read_until(b'\n', &mut bytes);
+        if read.context("cannot read the message")? == 0 {
             return Ok(Some(message).filter(|message| !message.is_empty()));
         }
-        let line = line.trim_end_matches(['\n', '\r']);
-        let Some(part) = line.strip_suffix('\\') else {
-            message.push_str(line);
+        let mut line = bytes.as_slice();
+        while let [rest @ .., b'\n' | b'\r'] = line {
+            line = rest;
+        }
+        let Some(part) = line.strip_suffix(b"\\") else {
+            message.extend(line);
             return Ok(Some(message));
         };
-        message.push_str(part);
-        message.push('\n');
+        message.extend(part);
+        message.push(b'\n');
     }
 }

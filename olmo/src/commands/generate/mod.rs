@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
-use olmo_data::Tokenizer;
+use olmo_data::{SpecialTokens, Tokenizer};
 use olmo_model::{Sampling, Transformer};
 
 use self::beams::BeamOptions;
@@ -53,8 +53,9 @@ pub(crate) struct Generate {
     /// Rows to continue at once; each is continued as if it were alone
     #[arg(long, value_name = "N", default_value_t = 1)]
     batch_size: usize,
-    /// End where this text appears, and leave it out; can be given more than once
-    #[arg(long, value_name = "TEXT")]
+    /// End where this text appears, or the special token of this name, and leave it out; can be given
+    /// more than once
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     stop: Vec<String>,
     /// End after this token, as after an end-of-text token; can be given more than once
     #[arg(long, value_name = "ID")]
@@ -85,6 +86,7 @@ impl Generate {
         if tokenizer.is_none() && !self.stop.is_empty() {
             bail!("--stop needs {}, which is not there", input::tokenizer_path(&folder).display());
         }
+        let stop_tokens = special_tokens(&self.stop, tokenizer.as_ref())?;
         let mut ends = self.stop_id.clone();
         if !self.ignore_eos {
             ends.extend(&folder.special().eos_token_id);
@@ -108,6 +110,7 @@ impl Generate {
             let rules = Rules {
                 ends: &ends,
                 stops: &self.stop,
+                stop_tokens: &stop_tokens,
                 tokenizer: tokenizer.as_ref(),
                 max_new_tokens: self.max_new_tokens,
                 n_logprobs: self.logprobs,
@@ -161,6 +164,18 @@ impl Generate {
         }
         Ok(())
     }
+}
+
+/// The ids of those texts that are special tokens, which a text is shown without.
+fn special_tokens(texts: &[String], tokenizer: Option<&Tokenizer>) -> Result<Vec<u32>> {
+    let Some(tokenizer) = tokenizer else { return Ok(Vec::new()) };
+    let mut special = Vec::new();
+    for id in texts.iter().filter_map(|text| tokenizer.token_to_id(text)) {
+        if tokenizer.decode(&[id], SpecialTokens::Skip)?.is_empty() {
+            special.push(id);
+        }
+    }
+    Ok(special)
 }
 
 /// Continues some rows together.

@@ -15,7 +15,7 @@ use crate::input;
 #[group(required = true, multiple = false)]
 pub(super) struct Prompts {
     /// Text to continue; can be given more than once
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: Vec<String>,
     /// Texts to continue: JSONL of strings or of objects with "prompt" or "text"; in a file of
     /// another name than *.jsonl, one a line
@@ -79,8 +79,11 @@ fn encoded(
 fn read(path: &Path) -> Result<Vec<String>> {
     let shown = path.display();
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
+    // Some editors begin a file with a mark that is no part of its text.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    let is_jsonl = path.extension().is_some_and(|extension| extension == "jsonl");
+    let is_jsonl =
+        path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("jsonl"));
     let prompts: Vec<String> = if is_jsonl {
         lines
             .map(|(i, line)| prompt_of(line).with_context(|| format!("line {} of {shown}", i + 1)))

@@ -12,6 +12,8 @@ pub(super) struct Rules<'a> {
     pub(super) ends: &'a [u32],
     /// Texts that end a row and are left out.
     pub(super) stops: &'a [String],
+    /// Special tokens that do so: they leave no text.
+    pub(super) stop_tokens: &'a [u32],
     pub(super) tokenizer: Option<&'a Tokenizer>,
     pub(super) max_new_tokens: usize,
     /// How many of the likeliest tokens to note beside each.
@@ -51,6 +53,8 @@ impl<'a> Row<'a> {
         }
         if self.rules.ends.contains(&token) {
             self.stopped = Some(Stopped::Eos);
+        } else if self.rules.stop_tokens.contains(&token) {
+            self.stopped = Some(Stopped::Stop);
         } else if let Some(text) = &mut self.text {
             let piece = text.push(token)?;
             if self.rules.streams {
