@@ -11,10 +11,9 @@ use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 use std::sync::OnceLock;
 
 use super::Strided;
+use super::layout::TILE as UNITS;
 use crate::packed::{Step, WIDTH};
 
-/// Rows of a tile, and units of a row of it.
-const UNITS: usize = 16;
 /// Bytes of a step, and of a row of sums.
 const ROW_BYTES: usize = 4 * WIDTH;
 /// Bytes that memory gives at once.
@@ -67,6 +66,55 @@ fn is_permitted() -> bool {
     false
 }
 
+/// Rows of pairs, from a unit on.
+#[derive(Clone, Copy)]
+pub(super) enum Rows<'a> {
+    /// That lie as they come.
+    InPlace(Strided<'a, u32>),
+    /// In [tiles](super::layout::tiles), of rows of `length` units; `start` is a multiple of a tile's.
+    Tiles { tiles: &'a [u32], length: usize, start: usize },
+}
+
+impl Rows<'_> {
+    fn check(&self, n_rows: usize, n_units: usize) {
+        match self {
+            Self::InPlace(rows) => rows.check(n_rows, n_units),
+            Self::Tiles { tiles, length, start } => {
+                assert!(start % UNITS == 0 && start + n_units <= *length);
+                assert!(n_rows * length <= tiles.len());
+            }
+        }
+    }
+
+    /// The tiles of up to [`UNITS`] rows from row `row` on, `n_units` wide and from unit `start` on.
+    fn tiles(&self, [row, n_rows]: [usize; 2], start: usize, n_units: usize) -> Tiles {
+        // Nothing is read of rows that are not there.
+        let at = |values: &[u32], index| values.as_ptr().wrapping_add(index);
+        match *self {
+            Self::InPlace(Strided { values, stride }) => Tiles {
+                first: at(values, row * stride + start),
+                row_bytes: 4 * stride,
+                tile_bytes: 4 * UNITS,
+            },
+            Self::Tiles { tiles, length, start: first } => Tiles {
+                first: at(tiles, row * length + (first + start) * n_rows),
+                row_bytes: 4 * n_units,
+                tile_bytes: 4 * UNITS * n_rows,
+            },
+        }
+    }
+}
+
+/// Tiles of some rows, one after the other.
+#[derive(Clone, Copy)]
+struct Tiles {
+    first: *const u32,
+    /// From one row of a tile to the next.
+    row_bytes: usize,
+    /// From one tile to the next.
+    tile_bytes: usize,
+}
+
 /// As [`avx512::multiply_bf16`](super::avx512::multiply_bf16), in the order of tiles. Fetches what lies
 /// behind the panel, as much as the panel is, where that `is_next`.
 ///
@@ -74,7 +122,7 @@ fn is_permitted() -> bool {
 ///
 /// The registers [are available](is_available).
 pub(super) unsafe fn multiply(
-    x: Strided<'_, u32>,
+    x: Rows<'_>,
     n_rows: usize,
     panel: &[Step<u32>],
     is_next: bool,
@@ -95,21 +143,22 @@ pub(super) unsafe fn multiply(
             if start == 0 {
                 fetch(panel.as_ptr_range().end, row / (2 * UNITS) * n_lines, n_lines);
             }
-            let shape = ((2 * UNITS).min(n_rows - row), n_units);
+            let n = (2 * UNITS).min(n_rows - row);
+            let (first, second) = (n.min(UNITS), n.saturating_sub(UNITS));
             // SAFETY: the registers are available by the contract of this function; the rows, the part of
             // the panel and the sums are there by the assertions above.
             unsafe {
-                if loaded.replace(shape) != Some(shape) {
-                    Shapes::new(shape.0, shape.1).load();
+                if loaded.replace((n, n_units)) != Some((n, n_units)) {
+                    Shapes::new(n, n_units).load();
                 }
                 let block = Block {
-                    x: x.values.as_ptr().add(row * x.stride + start),
-                    stride: x.stride,
+                    x: [([row, first]), ([row + first, second])]
+                        .map(|rows| x.tiles(rows, start, n_units)),
                     panel: panel.as_ptr().add(start),
                     n_tiles,
                     sums: sums.as_mut_ptr().add(row * WIDTH),
                 };
-                if shape.0 > UNITS { block.multiply_two() } else { block.multiply_one() }
+                if second > 0 { block.multiply_two() } else { block.multiply_one() }
             }
         }
     }
@@ -170,11 +219,9 @@ impl Shapes {
 
 /// One or two tiles high and two wide.
 struct Block {
-    x: *const u32,
-    /// Units between the rows of `x`.
-    stride: usize,
+    x: [Tiles; 2],
     panel: *const Step<u32>,
-    /// Tiles one after the other in the rows of `x` and in the panel.
+    /// Tiles one after the other in the rows and in the panel.
     n_tiles: usize,
     sums: *mut f32,
 }
@@ -200,8 +247,8 @@ impl Block {
                 "tdpbf16ps tmm1, tmm4, tmm7",
                 "tdpbf16ps tmm2, tmm5, tmm6",
                 "tdpbf16ps tmm3, tmm5, tmm7",
-                "add {x}, 64",
-                "add {x_2}, 64",
+                "add {x}, {x_tile}",
+                "add {x_2}, {x_2_tile}",
                 "add {panel}, {tile}",
                 "dec {n}",
                 "jnz 2b",
@@ -209,9 +256,11 @@ impl Block {
                 "tilestored [{sums} + {row} + 64], tmm1",
                 "tilestored [{sums_2} + {row}], tmm2",
                 "tilestored [{sums_2} + {row} + 64], tmm3",
-                x = inout(reg) self.x => _,
-                x_2 = inout(reg) self.x.add(UNITS * self.stride) => _,
-                stride = in(reg) 4 * self.stride,
+                x = inout(reg) self.x[0].first => _,
+                x_2 = inout(reg) self.x[1].first => _,
+                x_tile = in(reg) self.x[0].tile_bytes,
+                x_2_tile = in(reg) self.x[1].tile_bytes,
+                stride = in(reg) self.x[0].row_bytes,
                 panel = inout(reg) self.panel => _,
                 row = in(reg) ROW_BYTES,
                 tile = const UNITS * ROW_BYTES,
@@ -240,14 +289,15 @@ impl Block {
                 "tileloadd tmm7, [{panel} + {row} + 64]",
                 "tdpbf16ps tmm0, tmm4, tmm6",
                 "tdpbf16ps tmm1, tmm4, tmm7",
-                "add {x}, 64",
+                "add {x}, {x_tile}",
                 "add {panel}, {tile}",
                 "dec {n}",
                 "jnz 2b",
                 "tilestored [{sums} + {row}], tmm0",
                 "tilestored [{sums} + {row} + 64], tmm1",
-                x = inout(reg) self.x => _,
-                stride = in(reg) 4 * self.stride,
+                x = inout(reg) self.x[0].first => _,
+                x_tile = in(reg) self.x[0].tile_bytes,
+                stride = in(reg) self.x[0].row_bytes,
                 panel = inout(reg) self.panel => _,
                 row = in(reg) ROW_BYTES,
                 tile = const UNITS * ROW_BYTES,

@@ -10,6 +10,7 @@ use std::arch::x86_64::{
 use half::bf16;
 
 use super::Strided;
+use super::layout::strip_rows;
 use crate::packed::{Step, WIDTH};
 
 /// 32-bit units of a vector: elements of f32, pairs of bf16.
@@ -104,41 +105,70 @@ fn transposed(rows: &[__m512i; LANES]) -> [__m512i; LANES] {
     columns
 }
 
-/// Adds the products of `n_rows` rows of `x` with a panel to `sums[n_rows, WIDTH]`. Units of both are
-/// pairs whose first element is the upper half: the instruction adds the product of a unit's upper
+/// Adds the products of rows in [strips](super::layout::strips) of `length` units with a panel that begins at unit
+/// `start` of them to `sums[n_rows, WIDTH]`. Units of both are pairs whose first element is the upper half: the instruction adds the product of a unit's upper
 /// halves before that of the lower.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(super) fn multiply_bf16(
+    strips: &[u32],
+    length: usize,
+    start: usize,
+    panel: &[Step<u32>],
+    sums: &mut [f32],
+) {
+    let mut row = 0;
+    let n_rows = sums.len() / WIDTH;
+    while row < n_rows {
+        let sums = &mut sums[row * WIDTH..];
+        let n = strip_rows(n_rows - row);
+        let x = Units { values: &strips[row * length + start * n..], row_stride: 1, stride: n };
+        multiply_some(n, x, panel, sums);
+        row += n;
+    }
+}
+
+/// The same of rows that lie as they come, few of them.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(super) fn multiply_bf16_in_place(
     x: Strided<'_, u32>,
     n_rows: usize,
     panel: &[Step<u32>],
     sums: &mut [f32],
 ) {
-    x.check(n_rows, panel.len());
-    assert!(sums.len() >= n_rows * WIDTH);
     let mut row = 0;
     while row < n_rows {
-        let x = Strided { values: &x.values[row * x.stride..], stride: x.stride };
-        let sums = &mut sums[row * WIDTH..];
-        row += match n_rows - row {
-            8.. => multiply_rows::<8>(x, panel, sums),
-            4.. => multiply_rows::<4>(x, panel, sums),
-            2.. => multiply_rows::<2>(x, panel, sums),
-            _ => multiply_rows::<1>(x, panel, sums),
-        };
+        let n = strip_rows(n_rows - row);
+        let units = Units { values: &x.values[row * x.stride..], row_stride: x.stride, stride: 1 };
+        multiply_some(n, units, panel, &mut sums[row * WIDTH..]);
+        row += n;
     }
 }
 
-/// Returns the number of rows.
+/// Units of some rows, and how far those of two rows and two of a row are apart.
+#[derive(Clone, Copy)]
+struct Units<'a> {
+    values: &'a [u32],
+    row_stride: usize,
+    stride: usize,
+}
+
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 #[inline]
-fn multiply_rows<const R: usize>(
-    x: Strided<'_, u32>,
-    panel: &[Step<u32>],
-    sums: &mut [f32],
-) -> usize {
+fn multiply_some(n_rows: usize, x: Units<'_>, panel: &[Step<u32>], sums: &mut [f32]) {
+    match n_rows {
+        8 => multiply_rows::<8>(x, panel, sums),
+        4 => multiply_rows::<4>(x, panel, sums),
+        2 => multiply_rows::<2>(x, panel, sums),
+        _ => multiply_rows::<1>(x, panel, sums),
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[inline]
+fn multiply_rows<const R: usize>(x: Units<'_>, panel: &[Step<u32>], sums: &mut [f32]) {
     const V: usize = WIDTH / LANES;
-    x.check(R, panel.len());
+    let last = (R - 1) * x.row_stride + panel.len().saturating_sub(1) * x.stride;
+    assert!(panel.is_empty() || last < x.values.len());
     assert!(sums.len() >= R * WIDTH);
     let mut totals: [[__m512; V]; R] = std::array::from_fn(|r| {
         std::array::from_fn(|v| {
@@ -155,9 +185,9 @@ fn multiply_rows<const R: usize>(
             }
         });
         for (r, totals) in totals.iter_mut().enumerate() {
-            // SAFETY: `check` holds that the row has this unit; any bits are bf16.
+            // SAFETY: no unit lies behind the last by the assertion above; any bits are bf16.
             let x = unsafe {
-                let unit = *x.values.get_unchecked(r * x.stride + i);
+                let unit = *x.values.get_unchecked(r * x.row_stride + i * x.stride);
                 std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(unit.cast_signed()))
             };
             for (total, w) in totals.iter_mut().zip(w) {
@@ -171,5 +201,4 @@ fn multiply_rows<const R: usize>(
             unsafe { _mm512_storeu_ps(sums.as_mut_ptr().add(r * WIDTH + v * LANES), *total) };
         }
     }
-    R
 }

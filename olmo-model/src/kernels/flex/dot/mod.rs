@@ -14,9 +14,27 @@ mod columns;
 mod input;
 mod integers;
 mod isa;
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "rows are laid out for the vectors of that processor"
+    )
+)]
+mod layout;
 mod multiply;
 mod normed;
 mod panel;
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "rows are laid out for the vectors of that processor"
+    )
+)]
+mod part;
 mod product;
 mod rounded;
 mod rows;
@@ -101,24 +119,21 @@ impl Weight<'_> {
     }
 }
 
-/// Products of `n_rows` rows with up to [`WIDTH`] others, `length` long, added to
-/// `sums[n_rows, WIDTH]`.
-fn panel_product(
+/// Lays out `length` elements of up to [`WIDTH`] rows as a panel.
+fn pack_panel(
     isa: Isa,
-    x: Strided<'_, f32>,
     w: Strided<'_, f32>,
-    [n_rows, n_columns, length]: [usize; 3],
+    n_rows: usize,
+    length: usize,
     panel: &mut Vec<Step<f32>>,
-    sums: &mut [f32],
 ) {
     panel.resize(length, Step([0.0; WIDTH]));
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `detect` found the instructions.
-        Isa::Avx512 { .. } => unsafe { avx512::pack_f32(w, n_columns, panel) },
-        Isa::Portable => panel::pack(w, n_columns, panel),
+        Isa::Avx512 { .. } => unsafe { avx512::pack_f32(w, n_rows, panel) },
+        Isa::Portable => panel::pack(w, n_rows, panel),
     }
-    pulp::Arch::new().dispatch(panel::Multiply { x, n_rows, panel, sums });
 }
 
 /// Products of `n_rows` rows with `n_columns` others, `k` long, written to rows of `out` that begin
@@ -138,7 +153,9 @@ pub(super) fn small(
         let sums = &mut scratch.part;
         sums.clear();
         sums.resize(n_rows * WIDTH, 0.0);
-        panel_product(isa, x, w, [n_rows, n, k], &mut scratch.panel, sums);
+        pack_panel(isa, w, n, k, &mut scratch.panel);
+        let panel = &scratch.panel[..];
+        pulp::Arch::new().dispatch(panel::Multiply { x, n_rows, panel, sums });
         let rows = out[first..].chunks_mut(stride);
         for (out, sums) in rows.zip(sums.chunks_exact(WIDTH)) {
             out[..n].copy_from_slice(&sums[..n]);

@@ -5,19 +5,20 @@ use std::ops::Range;
 use super::super::lanes::vectorized;
 use super::integers::Blocks;
 use super::isa::Isa;
+use super::part::{Layout, Part};
 use super::rounded::GROUPS;
 #[cfg(target_arch = "x86_64")]
 use super::vnni;
 use super::{
-    BLOCK_ROWS, BLOCK_UNITS, FEW_ROWS, Input, Rows, Scratch, Strided, Weight, columns, integers,
-    panel, panel_product,
+    BLOCK_ROWS, BLOCK_UNITS, FEW_ROWS, Rows, Scratch, Strided, Weight, columns, integers,
+    pack_panel, panel,
 };
 #[cfg(target_arch = "x86_64")]
 use super::{amx, avx512};
 use crate::packed::{Step, Values, WIDTH};
 use crate::quantized::QuantizedSteps;
 
-impl Input<'_> {
+impl Part<'_> {
     /// Lays out a panel of the columns `columns` of the product, where it is to be multiplied with several
     /// blocks of rows and does not lie so already. Otherwise it stays empty.
     pub(super) fn prepare(
@@ -27,7 +28,7 @@ impl Input<'_> {
         panel: &mut Vec<Step<u32>>,
     ) {
         panel.clear();
-        if self.n_rows > BLOCK_ROWS && !self.pairs.is_empty() {
+        if self.rows.len() > BLOCK_ROWS && !self.pairs.is_empty() {
             self.pack(w, columns, 0..self.k.div_ceil(2), panel);
         }
     }
@@ -112,8 +113,7 @@ impl Input<'_> {
             Values::Bf16(steps) if !self.pairs.is_empty() => {
                 let units = k.div_ceil(2);
                 for (i, panel) in panel(steps, index, units).chunks(block).enumerate() {
-                    let x = Strided::at(&self.pairs, units, rows.start, i.saturating_mul(block));
-                    self.multiply_pairs(x, rows.len(), panel, true, sums);
+                    self.multiply_pairs(rows, i.saturating_mul(block), panel, true, sums);
                 }
             }
             Values::Bf16(steps) if rows.len() <= FEW_ROWS => {
@@ -168,24 +168,42 @@ impl Input<'_> {
         }
     }
 
-    /// Products of rows of `pairs` with a part of a panel, behind which the next part lies where that
-    /// `is_next`.
+    /// Products of pairs with a part of a panel that begins at unit `start` of its rows, behind which the next
+    /// part lies where that `is_next`.
     #[cfg(target_arch = "x86_64")]
     fn multiply_pairs(
         &self,
-        x: Strided<'_, u32>,
-        n_rows: usize,
+        rows: &Range<usize>,
+        start: usize,
         panel: &[Step<u32>],
         is_next: bool,
         sums: &mut [f32],
     ) {
-        match self.isa {
-            // SAFETY: the registers were found to be available.
-            Isa::Avx512 { amx: true, .. } => unsafe {
-                amx::multiply(x, n_rows, panel, is_next, sums);
-            },
-            // SAFETY: pairs are made where the instructions were found.
-            _ => unsafe { avx512::multiply_bf16(x, n_rows, panel, sums) },
+        let units = self.k.div_ceil(2);
+        let in_place = || Strided::at(&self.pairs, units, rows.start, start);
+        // SAFETY: pairs, and tiles of them, are made where the instructions were found.
+        unsafe {
+            match (&self.layout, self.isa) {
+                (Layout::PairTiles(tiles), _) => {
+                    let tiles = &tiles[(rows.start - self.rows.start) * units..];
+                    let x = amx::Rows::Tiles { tiles, length: units, start };
+                    amx::multiply(x, rows.len(), panel, is_next, sums);
+                }
+                (Layout::PairStrips(strips), _) => {
+                    let strips = &strips[(rows.start - self.rows.start) * units..];
+                    avx512::multiply_bf16(
+                        strips,
+                        units,
+                        start,
+                        panel,
+                        &mut sums[..rows.len() * WIDTH],
+                    );
+                }
+                (_, Isa::Avx512 { amx: true, .. }) => {
+                    amx::multiply(amx::Rows::InPlace(in_place()), rows.len(), panel, is_next, sums);
+                }
+                _ => avx512::multiply_bf16_in_place(in_place(), rows.len(), panel, sums),
+            }
         }
     }
 
@@ -197,8 +215,15 @@ impl Input<'_> {
         panel: &[Step<f32>],
         sums: &mut [f32],
     ) {
-        let x = Strided::at(&self.f32, self.k, rows.start, start);
-        pulp::Arch::new().dispatch(panel::Multiply { x, n_rows: rows.len(), panel, sums });
+        let n_rows = rows.len();
+        if let Layout::Strips(strips) = &self.layout {
+            let values = &strips[(rows.start - self.rows.start) * self.k..];
+            let x = panel::Strips { values, length: self.k, start };
+            pulp::Arch::new().dispatch(panel::MultiplyStrips { x, n_rows, panel, sums });
+        } else {
+            let x = Strided::at(&self.f32, self.k, rows.start, start);
+            pulp::Arch::new().dispatch(panel::Multiply { x, n_rows, panel, sums });
+        }
     }
 
     /// Products with up to [`WIDTH`] rows of `w`, added to the sums.
@@ -217,7 +242,6 @@ impl Input<'_> {
             let units = k.div_ceil(2);
             for start in (0..units).step_by(BLOCK_UNITS) {
                 let n_units = BLOCK_UNITS.min(units - start);
-                let x = Strided::at(&self.pairs, units, rows.start, start);
                 let panel = if panel.is_empty() {
                     self.pack(
                         Weight::Rows(w),
@@ -229,7 +253,7 @@ impl Input<'_> {
                 } else {
                     &panel[start..start + n_units]
                 };
-                self.multiply_pairs(x, rows.len(), panel, false, sums);
+                self.multiply_pairs(rows, start, panel, false, sums);
             }
             return;
         }
@@ -247,9 +271,8 @@ impl Input<'_> {
                     Strided { values: &scratch.widened, stride: length }
                 }
             };
-            let x = Strided::at(&self.f32, k, rows.start, start);
-            let sizes = [rows.len(), columns.len(), length];
-            panel_product(self.isa, x, w, sizes, &mut scratch.panel, sums);
+            pack_panel(self.isa, w, columns.len(), length, &mut scratch.panel);
+            self.multiply_f32(rows, start, &scratch.panel, sums);
         }
     }
 
@@ -274,7 +297,6 @@ impl Input<'_> {
             match w {
                 #[cfg(target_arch = "x86_64")]
                 Rows::Bf16(_) if !self.pairs.is_empty() => {
-                    let x = Strided::at(&self.pairs, units, rows.start, start);
                     let panel = if panel.is_empty() {
                         let units = start..start + n_units;
                         self.pack(Weight::Columns(w), &columns, units, &mut scratch.pairs);
@@ -282,7 +304,7 @@ impl Input<'_> {
                     } else {
                         &panel[start..start + n_units]
                     };
-                    self.multiply_pairs(x, rows.len(), panel, false, &mut scratch.part);
+                    self.multiply_pairs(rows, start, panel, false, &mut scratch.part);
                 }
                 w => {
                     scratch.panel.resize(n_units, Step([0.0; WIDTH]));

@@ -9,6 +9,7 @@ use half::slice::HalfFloatSliceExt;
 
 use super::super::lanes::vectorized;
 use super::Strided;
+use super::layout::strip_rows;
 use crate::packed::{Step, WIDTH};
 
 /// Rows of `x` multiplied at once with the vectors of a machine: the sums fill half its registers.
@@ -93,6 +94,77 @@ impl pulp::WithSimd for Multiply<'_> {
                 _ => self.rows::<S, 1, WIDTH>(simd, row),
             }
             row += n;
+        }
+    }
+}
+
+/// Rows in [strips](super::layout::strips), from an element on.
+#[derive(Clone, Copy)]
+pub(super) struct Strips<'a> {
+    pub(super) values: &'a [f32],
+    /// Elements of a row.
+    pub(super) length: usize,
+    pub(super) start: usize,
+}
+
+/// As [`Multiply`], of rows in strips.
+pub(super) struct MultiplyStrips<'a> {
+    pub(super) x: Strips<'a>,
+    pub(super) n_rows: usize,
+    pub(super) panel: &'a [Step<f32>],
+    pub(super) sums: &'a mut [f32],
+}
+
+impl pulp::WithSimd for MultiplyStrips<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(mut self, simd: S) {
+        match S::F32_LANES {
+            16 => self.all_rows::<S, 2>(simd),
+            8 => self.all_rows::<S, 4>(simd),
+            4 => self.all_rows::<S, 8>(simd),
+            _ => self.all_rows::<S, WIDTH>(simd),
+        }
+    }
+}
+
+impl MultiplyStrips<'_> {
+    /// `V` vectors make up [`WIDTH`] elements.
+    #[inline(always)]
+    fn all_rows<S: pulp::Simd, const V: usize>(&mut self, simd: S) {
+        let mut row = 0;
+        while row < self.n_rows {
+            let n = strip_rows(self.n_rows - row);
+            match n {
+                8 => self.strip::<S, 8, V>(simd, row),
+                4 => self.strip::<S, 4, V>(simd, row),
+                2 => self.strip::<S, 2, V>(simd, row),
+                _ => self.strip::<S, 1, V>(simd, row),
+            }
+            row += n;
+        }
+    }
+
+    /// The strip of `R` rows from row `row` on.
+    #[inline(always)]
+    fn strip<S: pulp::Simd, const R: usize, const V: usize>(&mut self, simd: S, row: usize) {
+        let first = row * self.x.length + self.x.start * R;
+        let x = self.x.values[first..][..self.panel.len() * R].as_chunks::<R>().0;
+        let out = S::as_mut_simd_f32s(&mut self.sums[row * WIDTH..(row + R) * WIDTH]).0;
+        let mut sums: [[S::f32s; V]; R] =
+            std::array::from_fn(|r| std::array::from_fn(|v| out[r * V + v]));
+        for (step, x) in self.panel.iter().zip(x) {
+            let w: [_; V] = std::array::from_fn(|v| S::as_simd_f32s(&step.0).0[v]);
+            for (sums, x) in sums.iter_mut().zip(x) {
+                let x = simd.splat_f32s(*x);
+                for (sum, w) in sums.iter_mut().zip(w) {
+                    *sum = simd.mul_add_f32s(x, w, *sum);
+                }
+            }
+        }
+        for (r, sums) in sums.iter().enumerate() {
+            out[r * V..(r + 1) * V].copy_from_slice(sums);
         }
     }
 }

@@ -11,7 +11,8 @@ use super::super::kept::{Keep, Kept};
 use super::super::lanes::vectorized;
 use super::super::shared::{Columns, is_there};
 use super::super::swiglu;
-use super::{BLOCK_ROWS, Input, Scratch, Weight};
+use super::part::Part;
+use super::{Input, Scratch, Weight};
 use crate::packed::{Step, WIDTH};
 
 /// Columns of one task at most, so that the threads end together.
@@ -63,12 +64,12 @@ fn for_each_part(
     f: impl Fn(usize, usize, usize, &[f32]) + Sync,
 ) {
     let n_columns: Vec<usize> = weights.iter().map(|w| w.n_columns(x.k)).collect();
-    for_each_panel(x, &n_columns, |which, columns, Work { sides: [side, _], scratch }| {
+    for_each_panel(x, &n_columns, |part, which, columns, Work { sides: [side, _], scratch }| {
         let w = weights[which];
-        x.prepare(w, &columns, &mut side.panel);
-        for rows in blocks(x.n_rows()) {
+        part.prepare(w, &columns, &mut side.panel);
+        for rows in part.blocks() {
             let Side { panel, sums } = side;
-            x.multiply(w, &rows, columns.clone(), panel, sums, scratch);
+            part.multiply(w, &rows, columns.clone(), panel, sums, scratch);
             vectorized(
                 #[inline(always)]
                 || {
@@ -90,13 +91,13 @@ pub(in super::super) fn gated<E: Element>(
     let n = gate.n_columns(x.k);
     let mut output = Vec::with_capacity(x.n_rows() * n);
     let out = Columns::room(&mut output, n);
-    for_each_panel(x, &[n], |_, columns, Work { sides: [gates, ups], scratch }| {
+    for_each_panel(x, &[n], |part, _, columns, Work { sides: [gates, ups], scratch }| {
         for (w, side) in [(gate, &mut *gates), (up, &mut *ups)] {
-            x.prepare(w, &columns, &mut side.panel);
+            part.prepare(w, &columns, &mut side.panel);
         }
-        for rows in blocks(x.n_rows()) {
+        for rows in part.blocks() {
             for (w, side) in [(gate, &mut *gates), (up, &mut *ups)] {
-                x.multiply(w, &rows, columns.clone(), &side.panel, &mut side.sums, scratch);
+                part.multiply(w, &rows, columns.clone(), &side.panel, &mut side.sums, scratch);
             }
             let (gates, ups) =
                 (gates.sums.as_chunks_mut::<WIDTH>().0, ups.sums.as_chunks::<WIDTH>().0);
@@ -146,11 +147,12 @@ impl Keep for Work {
     }
 }
 
-/// Calls `f(matrix, columns, memory)` for each panel of the columns of each matrix.
+/// Calls `f(rows, matrix, columns, memory)` for each panel of the columns of each matrix, with some rows of `x`
+/// after the other.
 fn for_each_panel(
     x: &Input<'_>,
     n_columns: &[usize],
-    f: impl Fn(usize, Range<usize>, &mut Work) + Sync,
+    f: impl Fn(&Part<'_>, usize, Range<usize>, &mut Work) + Sync,
 ) {
     let n_products = x.n_rows() * x.k * n_columns.iter().sum::<usize>();
     let n_threads = if n_products < PARALLEL_PRODUCTS { 1 } else { rayon::current_num_threads() };
@@ -163,21 +165,19 @@ fn for_each_panel(
             (0..n).step_by(width).map(move |start| (which, start..n.min(start + width)))
         })
         .collect();
-    let run = |work: &mut Work, (which, task): (usize, Range<usize>)| {
-        for first in task.clone().step_by(WIDTH) {
-            f(which, first..task.end.min(first + WIDTH), work);
+    for part in x.parts() {
+        let run = |work: &mut Work, (which, task): &(usize, Range<usize>)| {
+            for first in task.clone().step_by(WIDTH) {
+                f(&part, *which, first..task.end.min(first + WIDTH), work);
+            }
+        };
+        if n_threads == 1 {
+            let mut work = Kept::take();
+            for task in &tasks {
+                run(&mut work, task);
+            }
+        } else {
+            tasks.par_iter().for_each_init(Kept::take, |work, task| run(work, task));
         }
-    };
-    if n_threads == 1 {
-        let mut work = Kept::take();
-        for task in tasks {
-            run(&mut work, task);
-        }
-    } else {
-        tasks.into_par_iter().for_each_init(Kept::take, |work, task| run(work, task));
     }
-}
-
-fn blocks(n_rows: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..n_rows).step_by(BLOCK_ROWS).map(move |start| start..n_rows.min(start + BLOCK_ROWS))
 }
