@@ -206,3 +206,18 @@ fn chunks<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
     assert!(rest.is_empty(), "whole elements");
     chunks.iter().copied()
 }
+
+/// Has a command hear signals that these tests were started to ignore, as what a shell runs in the background is.
+#[cfg(unix)]
+pub fn hearing(command: &mut std::process::Command) -> &mut std::process::Command {
+    use std::os::unix::process::CommandExt as _;
+    let hear = || {
+        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+            // SAFETY: the action is the system's own, and may be set between fork and exec.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        Ok(())
+    };
+    // SAFETY: nothing but the calls above is done there.
+    unsafe { command.pre_exec(hear) }
+}

@@ -50,7 +50,7 @@ impl Fixture {
     #[cfg(unix)]
     fn begin(&self, extra: &[&str]) -> std::process::Child {
         use std::process::{Command, Stdio};
-        Command::new(env!("CARGO_BIN_EXE_olmo"))
+        olmo_tests::hearing(&mut Command::new(env!("CARGO_BIN_EXE_olmo")))
             .args(["chat", "--model", text(self.folder.path())])
             .args(extra)
             .stdin(Stdio::piped())

@@ -8,6 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+#[cfg(unix)]
+use olmo_tests::hearing;
 use tempfile::TempDir;
 
 /// Kills, unless `OLMO_KILLS` asks for another number.
@@ -157,7 +159,7 @@ fn logits_that_are_given_up_leave_nothing_behind() {
     let out = folder.path().join("out");
     fs::create_dir(&out).unwrap();
     let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/hf/olmo2-gqa");
-    let child = Command::new(env!("CARGO_BIN_EXE_olmo"))
+    let child = hearing(&mut Command::new(env!("CARGO_BIN_EXE_olmo")))
         .args(["logits", "--model", model, "--tokens", tokens.to_str().unwrap(), "--out"])
         .arg(out.join("logits.safetensors"))
         .stderr(Stdio::piped())
@@ -184,7 +186,7 @@ fn a_signal_that_was_ignored_stays_so() {
     let folder = TempDir::new().unwrap();
     let config = write_config(folder.path());
     let endless = ["max_duration=100000", "save_interval=100000", "save_interval_ephemeral=null"];
-    let mut child = Command::new("sh")
+    let mut child = hearing(&mut Command::new("sh"))
         .args(["-c", "trap '' HUP; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_olmo"), "train"])
         .arg("--json")
         .arg(config)

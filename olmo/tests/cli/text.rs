@@ -185,9 +185,11 @@ fn beams_have_text() {
 fn ctrl_c_ends_the_text() {
     use std::io::Read as _;
     use std::process::{Command, Stdio};
+
+    use olmo_tests::hearing;
     let fixture = Fixture::with_context(200_000);
     let extra = ["--ignore-eos", "--max-new-tokens", "199000", "--top-p", "0.99"];
-    let mut child = Command::new(env!("CARGO_BIN_EXE_olmo"))
+    let mut child = hearing(&mut Command::new(env!("CARGO_BIN_EXE_olmo")))
         .args(fixture.arguments(&extra))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

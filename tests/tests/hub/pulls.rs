@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use olmo_hub::hub::{self, Event, HubError, Pull, Repo, Settings};
 use olmo_hub::{Conversion, Form, ModelFolder, convert, verify};
 use olmo_tests::golden;
+#[cfg(unix)]
+use olmo_tests::hearing;
 use olmo_tests::stand_in::{FaultKind, Logged, StandIn};
 
 use super::{
@@ -156,7 +158,8 @@ fn ctrl_c_stops_in_the_middle_of_a_file_and_the_next_run_goes_on() {
         let entries = std::fs::read_dir(&blobs).into_iter().flatten().flatten();
         entries.filter_map(|entry| Some(entry.metadata().ok()?.len())).sum()
     };
-    let child = olmo(&hub, cache.path(), &["pull", REPO]).spawn().expect("starts");
+    let mut command = olmo(&hub, cache.path(), &["pull", REPO]);
+    let child = hearing(&mut command).spawn().expect("starts");
     let start = Instant::now();
     while on_disk() < 100_000 {
         assert!(start.elapsed() < Duration::from_mins(2), "nothing came");
