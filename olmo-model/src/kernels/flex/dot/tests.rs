@@ -237,6 +237,23 @@ fn a_row_alone_has_the_bits_that_it_has_among_others() {
     }
 }
 
+/// Rows so long that not all of them are laid out at once.
+#[test]
+fn rows_in_several_parts_are_the_rows() {
+    let (m, k, n) = (519, 8_203, 3);
+    let (x, w) = (whole(m * k, 7), whole(n * k, 5));
+    let expected = expected(&x, &w, k);
+    let (xb, wb) = (narrowed::<bf16>(&x), narrowed::<bf16>(&w));
+    for isa in every_isa() {
+        for (x, w) in [(Rows::F32(&x), Rows::F32(&w)), (Rows::Bf16(&xb), Rows::Bf16(&wb))] {
+            let input = Input::with_isa(x, k, &[], isa);
+            assert!(input.parts().count() > 2);
+            let found = linears::<f32>(&input, &[Weight::Rows(w)]).remove(0);
+            assert_eq!(found, expected, "{isa:?}");
+        }
+    }
+}
+
 #[test]
 fn a_gated_product_rounds_where_its_parts_would() {
     let (m, k, n) = (3, 64, 10);
