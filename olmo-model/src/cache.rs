@@ -15,9 +15,9 @@ use crate::integers::integers;
 
 /// Keys and values of every layer for the sequences of one batch.
 ///
-/// Storage is written in place, and grows as tokens come, up to `capacity` of them: a conversation that may fill
-/// a long context takes no memory for it before it does. It may be in a narrower dtype than the model computes in: keys and values are then rounded as they are stored,
-/// and those of new tokens with them.
+/// Storage is written in place, and grows as tokens come, up to `capacity` of them: a conversation that may
+/// fill a long context takes no memory for it before it does. It may be in a narrower dtype than the model
+/// computes in: keys and values are then rounded as they are stored, and those of new tokens with them.
 #[derive(Debug, Clone)]
 pub struct KvCache {
     layers: Vec<LayerCache>,

@@ -35,7 +35,6 @@ pub struct BatchGenerator<'a> {
     cache: KvCache,
     /// Those that go on, in the order of the cache's rows.
     rows: Vec<Row>,
-    sampling: Sampling,
     max_new_tokens: usize,
     finished: bool,
 }
@@ -136,14 +135,14 @@ impl Transformer {
     ) -> Result<BatchGenerator<'_>, Error> {
         let longest = prompts.iter().map(Vec::len).max().ok_or(Error::EmptyPrompt)?;
         let padding: Vec<usize> = prompts.iter().map(|prompt| longest - prompt.len()).collect();
-        sampling.validate()?;
+        let sampler = Sampler::new(sampling)?;
         let mut rows = Vec::with_capacity(prompts.len());
         for (index, prompt) in prompts.iter().enumerate() {
             self.check_prompt(prompt, self.config().max_sequence_length)
                 .map_err(|source| Error::Row { row: index + 1, source: Box::new(source) })?;
             rows.push(Row {
                 index,
-                sampler: Sampler::of_row(sampling.clone(), index)?,
+                sampler: sampler.clone().of_row(index),
                 tokens: prompt.clone(),
                 n_prompt: prompt.len(),
                 padding: padding[index],
@@ -156,7 +155,7 @@ impl Transformer {
         let run = |row: &Row| row.n_prompt.saturating_add(max_new_tokens.saturating_sub(1));
         let room = rows.iter().map(|row| row.padding + run(row).min(context)).max();
         let cache = self.new_cache(rows.len(), room.unwrap_or(longest)).with_padding(&padding);
-        Ok(BatchGenerator { model: self, cache, rows, sampling, max_new_tokens, finished: false })
+        Ok(BatchGenerator { model: self, cache, rows, max_new_tokens, finished: false })
     }
 
     /// Checks that every id has a row in the embedding.
@@ -246,15 +245,12 @@ impl Iterator for Generator<'_> {
 impl BatchGenerator<'_> {
     /// Has rows draw as if there were `first` others before them, where prompts are continued some at a time:
     /// each is then continued as it is among all of them. To be called before the first step.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Sampling`], of which [`generate_batch`](Transformer::generate_batch) has told before.
-    pub fn behind(mut self, first: usize) -> Result<Self, Error> {
+    #[must_use]
+    pub fn behind(mut self, first: usize) -> Self {
         for row in &mut self.rows {
-            row.sampler = Sampler::of_row(self.sampling.clone(), first + row.index)?;
+            row.sampler = row.sampler.clone().of_row(first + row.index);
         }
-        Ok(self)
+        self
     }
 
     /// Ends a row, which then costs nothing any more; one that has ended stays so.

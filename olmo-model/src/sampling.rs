@@ -169,18 +169,15 @@ impl Sampler {
     ///
     /// [`Error::Sampling`] where a setting makes no sense.
     pub fn new(sampling: Sampling) -> Result<Self, Error> {
-        Self::of_row(sampling, 0)
+        sampling.validate()?;
+        let stream = stream(sampling.seed, 0);
+        Ok(Self { sampling, stream })
     }
 
-    /// The same of the stream of row `row`.
-    ///
-    /// # Errors
-    ///
-    /// As [`new`](Self::new).
-    pub fn of_row(sampling: Sampling, row: usize) -> Result<Self, Error> {
-        sampling.validate()?;
-        let seed = u128::from(sampling.seed) ^ apart(row as u64);
-        Ok(Self { sampling, stream: Pcg64::new(seed, 0) })
+    /// The same at the start of the stream of row `row`.
+    #[must_use]
+    pub fn of_row(self, row: usize) -> Self {
+        Self { stream: stream(self.sampling.seed, row as u64), ..self }
     }
 
     /// The token that follows `tokens`, given its logits.
@@ -206,13 +203,14 @@ impl Sampler {
     }
 }
 
-/// What takes the stream of a row far from those of others, 0 for the first.
-fn apart(row: u64) -> u128 {
-    if row == 0 {
-        return 0;
+/// The draws of a row; those of rows and seeds next to each other have nothing in common.
+fn stream(seed: u64, row: u64) -> Pcg64 {
+    let mut apart = 0;
+    if row > 0 {
+        let mut of_row = Pcg64::new(u128::from(row), 1);
+        apart = u128::from(of_row.next_u64()) << 64 | u128::from(of_row.next_u64());
     }
-    let mut stream = Pcg64::new(u128::from(row), 1);
-    u128::from(stream.next_u64()) << 64 | u128::from(stream.next_u64())
+    Pcg64::new(u128::from(seed) ^ apart, 0)
 }
 
 /// Of equals the lower id first, so that ties are cut the same way always.
@@ -297,7 +295,7 @@ mod tests {
     fn every_row_draws_for_itself() {
         let draws = |seed, row| {
             let any = Sampling::temperature(1.0).seed(seed);
-            let mut sampler = Sampler::of_row(any, row).expect("sound settings");
+            let mut sampler = Sampler::new(any).expect("sound settings").of_row(row);
             let next = |_| sampler.next_token(&[], &[0.0; 64]).expect("finite");
             (0..400).map(next).collect::<Vec<_>>()
         };

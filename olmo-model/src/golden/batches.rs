@@ -94,7 +94,7 @@ fn a_sampled_row_does_not_depend_on_those_beside_it() {
     }
     for (row, (prompt, found)) in prompts.iter().zip(&together).enumerate() {
         let alone = model.generate_batch(std::slice::from_ref(prompt), sampling.clone(), 30);
-        let alone = alone.and_then(|steps| steps.behind(row)).expect("sound");
+        let alone = alone.expect("sound").behind(row);
         let alone: Vec<u32> =
             alone.flat_map(|step| step.expect("finite")).map(|t| t.token).collect();
         assert_eq!(alone, *found);

@@ -188,7 +188,7 @@ fn run_batch(
     report: &mut Report,
 ) -> Result<()> {
     let steps = model.generate_batch(prompts, sampling.clone(), rules.max_new_tokens)?;
-    let mut steps = steps.behind(report.tokens.len())?;
+    let mut steps = steps.behind(report.tokens.len());
     let mut rows: Vec<Row<'_>> =
         prompts.iter().map(|prompt| Row::new(rules, prompt.len())).collect();
     while !interrupt.is_asked()

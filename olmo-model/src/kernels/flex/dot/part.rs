@@ -7,7 +7,7 @@ use super::isa::Isa;
 use super::layout;
 use super::{BLOCK_ROWS, FEW_ROWS};
 
-/// Units of rows that are laid out at a time, 16 MB: a training step has rows of hundreds.
+/// Units that are laid out at a time, 16 MB: the rows of a training step may have hundreds.
 const LAID_OUT: usize = 1 << 22;
 
 /// Some rows of an [`Input`], as a kernel reads them.
